@@ -1,0 +1,126 @@
+"""Decoder operations: what one entry of a request asks of a stream's decoder, and its outcome.
+
+A request's operations travel as one blob, which the journal keeps as it is:
+
+    n x u32 little endian   operation words: kind << 24 | length of its packet
+    packets                 back to back
+
+Their outcome travels as another:
+
+    n x i32 little endian   samples per channel (>= 0), or an error code (< 0)
+    PCM                     of the operations that succeeded, back to back
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from opuspool.errors import WireError
+from opuspool.streamformat import MAX_PACKET_BYTES
+
+MAX_OPS = 1024
+"""Operations in one request, at most."""
+
+
+class OpKind(IntEnum):
+    """What an operation asks for."""
+
+    PACKET = 0
+    """Decode the packet."""
+    LOST = 1
+    """Conceal a lost packet of the last duration (PLC); no packet comes along."""
+    FEC = 2
+    """Decode the packet before this one from this one's in-band FEC."""
+    POISONED = 3
+    """Not executed: the packet that stood here killed its workers."""
+
+
+class Op(NamedTuple):
+    """One operation: its kind and its packet (empty where the kind needs none)."""
+
+    kind: OpKind
+    packet: bytes
+
+
+INVALID_PACKET = -4
+"""`OPUS_INVALID_PACKET` (`opus_defines.h`)."""
+
+POISON = -100
+"""Outcome of an operation whose packet is poison; below libopus's own codes, which end at -7."""
+
+_KINDS = {int(kind): kind for kind in OpKind}
+
+
+def pack(ops: list[Op]) -> bytes:
+    """Put operations into a blob."""
+    words = [op.kind << 24 | len(op.packet) for op in ops]
+    return struct.pack(f"<{len(ops)}I", *words) + b"".join([op.packet for op in ops])
+
+
+def words_of(blob: bytes, count: int) -> tuple[int, ...]:
+    """Read and check the operation words of a blob.
+
+    Raises:
+        WireError: the blob is not `count` operations.
+    """
+    head = 4 * count
+    if not 0 < count <= MAX_OPS or len(blob) < head:
+        raise WireError(f"{len(blob)} bytes cannot hold {count} operations")
+    words = struct.unpack_from(f"<{count}I", blob)
+    total = 0
+    for word in words:
+        if word >> 24 > OpKind.POISONED or word & 0xFFFFFF > MAX_PACKET_BYTES:
+            raise WireError(f"operation word {word:#010x} is not one of ours")
+        total += word & 0xFFFFFF
+    if head + total != len(blob):
+        raise WireError(f"operations of {total} bytes in a blob with {len(blob) - head}")
+    return words
+
+
+def unpack(blob: bytes, count: int) -> list[Op]:
+    """Take a blob apart.
+
+    Raises:
+        WireError: the blob is not `count` operations.
+    """
+    ops = []
+    at = 4 * count
+    for word in words_of(blob, count):
+        end = at + (word & 0xFFFFFF)
+        ops.append(Op(_KINDS[word >> 24], blob[at:end]))
+        at = end
+    return ops
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A blob of outcomes, taken apart: samples or error code of each operation, and the PCM."""
+
+    results: tuple[int, ...]
+    pcm: memoryview
+
+
+def unpack_outcome(blob: bytes | memoryview, count: int, frame_bytes: int) -> Outcome:
+    """Read and check an outcome blob of `count` operations, `frame_bytes` a sample.
+
+    Raises:
+        WireError: counts and lengths do not add up.
+    """
+    head = 4 * count
+    if len(blob) < head:
+        raise WireError(f"{len(blob)} bytes cannot hold {count} outcomes")
+    results = struct.unpack_from(f"<{count}i", blob)
+    samples = sum([n for n in results if n > 0])
+    if head + samples * frame_bytes != len(blob):
+        raise WireError(f"{samples} samples of {frame_bytes} bytes in {len(blob) - head} bytes")
+    return Outcome(results, memoryview(blob)[head:])
+
+
+def poisoned(blob: bytes, count: int, index: int) -> bytes:
+    """The same blob with operation `index` marked as poison and its packet taken out."""
+    ops = unpack(blob, count)
+    ops[index] = Op(OpKind.POISONED, b"")
+    return pack(ops)

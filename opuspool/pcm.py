@@ -1,0 +1,30 @@
+"""PCM as the caller gets it: numpy arrays in soundfile's shapes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from opuspool.streamformat import StreamFormat
+
+Pcm: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int16]
+"""Mono: shape `(samples,)`; stereo: shape `(samples, channels)`."""
+
+
+def from_bytes(data: bytes | memoryview, fmt: StreamFormat) -> Pcm:
+    """Copy interleaved PCM bytes into an array of the stream's shape and type."""
+    pcm: Pcm = np.frombuffer(data, dtype=fmt.dtype).copy()
+    return pcm if fmt.channels == 1 else pcm.reshape(-1, fmt.channels)
+
+
+def join(parts: list[Pcm], fmt: StreamFormat) -> Pcm:
+    """Join arrays along time; an empty list gives an empty array of the right shape."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return from_bytes(b"", fmt)
+    joined: Pcm = np.concatenate(parts)
+    return joined

@@ -1,0 +1,1 @@
+"""The supervisor: spawns workers, watches them, dispatches, retries."""

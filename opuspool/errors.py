@@ -1,19 +1,19 @@
 """Every error that opuspool raises.
 
-    OpusPoolError
-    ├── PacketError                 one packet failed; the stream goes on
-    │   ├── InvalidPacketError      libopus (or RFC 6716) refused it
-    │   └── PoisonPacketError       it killed its workers and is quarantined
-    ├── InvalidFileError            not an Ogg Opus file, or damaged beyond use
-    ├── DecodeTimeoutError          the deadline passed
-    ├── OverloadedError             the supervisor's queue is full
-    ├── StreamClosedError           the stream was closed
-    ├── PoolClosedError             the pool was closed
-    ├── SupervisorLostError         the supervisor is gone, or going
-    ├── WorkerBootError             no worker can start
-    ├── ConfigError                 a setting is wrong
-    ├── AuthenticationError         the supervisor refused this client's keys
-    └── WireError                   bytes from a peer are not opuspool's wire format
+OpusPoolError
+├── PacketError                 one packet failed; the stream goes on
+│   ├── InvalidPacketError      libopus (or RFC 6716) refused it
+│   └── PoisonPacketError       it killed its workers and is quarantined
+├── InvalidFileError            not an Ogg Opus file, or damaged beyond use
+├── DecodeTimeoutError          the deadline passed
+├── OverloadedError             the supervisor's queue is full
+├── StreamClosedError           the stream was closed
+├── PoolClosedError             the pool was closed
+├── SupervisorLostError         the supervisor is gone, or going
+├── WorkerBootError             no worker can start
+├── ConfigError                 a setting is wrong
+├── AuthenticationError         the supervisor refused this client's keys
+└── WireError                   bytes from a peer are not opuspool's wire format
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-
     from opuspool.pcm import Pcm
 
 __all__ = [
@@ -41,8 +40,10 @@ __all__ = [
     "WorkerBootError",
 ]
 
+
 class OpusPoolError(Exception):
     """Base of every error that opuspool raises on purpose."""
+
 
 class PacketError(OpusPoolError):
     """One packet of a call failed; all its other packets were decoded and the stream goes on.
@@ -69,17 +70,22 @@ class PacketError(OpusPoolError):
         self.failures = failures if failures is not None else {index: code}
         self.pcm = pcm
 
+
 class InvalidPacketError(PacketError):
     """Libopus, or a rule of RFC 6716 section 3.4, refused the packet."""
+
 
 class PoisonPacketError(PacketError):
     """The packet killed its workers; it is not tried again."""
 
+
 class InvalidFileError(OpusPoolError):
     """The file is not Ogg Opus, or no audio can be had from it."""
 
+
 class DecodeTimeoutError(OpusPoolError):
     """The call's deadline passed before its PCM was there."""
+
 
 class OverloadedError(OpusPoolError):
     """The supervisor has as much queued as it may hold; nothing of the call was decoded.
@@ -92,23 +98,30 @@ class OverloadedError(OpusPoolError):
         super().__init__(message)
         self.retry_after = retry_after
 
+
 class StreamClosedError(OpusPoolError):
     """The stream was closed, here or by the supervisor, and cannot decode any more."""
+
 
 class PoolClosedError(OpusPoolError):
     """The pool was closed, or belongs to another process."""
 
+
 class SupervisorLostError(OpusPoolError):
     """The supervisor cannot be reached, has died, or is shutting down."""
+
 
 class WorkerBootError(OpusPoolError):
     """No worker can start; the message says why and what to do."""
 
+
 class ConfigError(OpusPoolError):
     """A setting is unknown, of the wrong type, or out of range."""
 
+
 class AuthenticationError(OpusPoolError):
     """The supervisor refused this client's keys."""
+
 
 class WireError(OpusPoolError):
     """Bytes from a peer do not follow opuspool's wire format."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,5 +26,4 @@ def join(parts: list[Pcm], fmt: StreamFormat) -> Pcm:
         return parts[0]
     if not parts:
         return from_bytes(b"", fmt)
-    joined: Pcm = np.concatenate(parts)
-    return joined
+    return cast("Pcm", np.concatenate(parts))

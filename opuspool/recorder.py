@@ -16,6 +16,7 @@ import mmap
 import os
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 SIZE = mmap.PAGESIZE
 LEASE, RECORD, OP, PROGRESS = range(4)
@@ -55,6 +56,6 @@ class FlightRecorder:
 def create() -> int:
     """Make the memory of a new recorder; returns a file descriptor that a child can inherit."""
     fd, path = tempfile.mkstemp(prefix="opuspool-recorder-")
-    os.unlink(path)
+    Path(path).unlink()
     os.ftruncate(fd, SIZE)
     return fd

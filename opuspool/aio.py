@@ -1,0 +1,222 @@
+"""`AsyncPool` and `AsyncStream`: the same names as in `Pool`, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self
+
+from opuspool import calls, files
+from opuspool.base import PoolBase, check_open
+from opuspool.calls import Call, StreamState
+from opuspool.errors import PoolClosedError
+from opuspool.wire import Flag
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from opuspool.calls import Packet
+    from opuspool.config import Config
+    from opuspool.connection import Connection
+    from opuspool.files import Source
+    from opuspool.ops import Op
+    from opuspool.pcm import Pcm
+    from opuspool.streamformat import SampleType
+
+
+class _LoopCall(Call):
+    """A call that a task waits for."""
+
+    __slots__ = ("future",)
+
+    def __init__(
+        self,
+        stream: StreamState,
+        ops: list[Op],
+        flags: int,
+        deadline: float,
+        future: asyncio.Future[None],
+    ) -> None:
+        super().__init__(stream, ops, flags, deadline)
+        self.future = future
+
+
+class _LoopWaiter:
+    """Wakes the event loop once for all calls that are complete."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def complete(self, done: list[Call]) -> None:
+        with suppress(RuntimeError):  # the loop was closed: nobody waits
+            self._loop.call_soon_threadsafe(_resolve, done)
+
+
+def _resolve(done: list[Call]) -> None:
+    for call in done:
+        if isinstance(call, _LoopCall) and not call.future.done():
+            call.future.set_result(None)
+
+
+class AsyncPool(PoolBase):
+    """A pool of decoder processes for asyncio; may be used from any number of tasks.
+
+    Use it as `async with AsyncPool() as pool`, or await `open` and `close`. Arguments and errors
+    are those of `Pool`. A cancelled call's packet is decoded all the same: the stream goes on
+    as if its PCM had been thrown away.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        workers: int | None = None,
+        spares: int | None = None,
+        libopus: str | os.PathLike[str] | None = None,
+        config: Config | str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__(endpoint, workers, spares, libopus, config)
+
+    async def open(self) -> Self:
+        """Start the private supervisor, or connect to the daemon; without blocking the loop."""
+        if self._backend is None:
+            await asyncio.to_thread(self._open, _LoopWaiter(asyncio.get_running_loop()))
+        return self
+
+    async def close(self) -> None:
+        """End the pool, with its private supervisor; calls under way get `PoolClosedError`."""
+        await asyncio.to_thread(self._shut)
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def stream(
+        self, sample_rate: int = 16000, channels: int = 1, dtype: SampleType = "float32"
+    ) -> AsyncStream:
+        """Open a live stream, for `async with`; see `Pool.stream`."""
+        fmt = self._format(sample_rate, channels, dtype)
+        self._connection.check()
+        return AsyncStream(self, StreamState(next(self._stream_ids), fmt))
+
+    async def decode(
+        self,
+        packets: Iterable[Packet],
+        sample_rate: int = 16000,
+        channels: int = 1,
+        dtype: SampleType = "float32",
+        timeout: float | None = None,  # noqa: ASYNC109  the supervisor must know the deadline
+    ) -> Pcm:
+        """Decode a whole utterance with a decoder of its own; see `Pool.decode`."""
+        deadline = self._deadline(timeout)
+        operations = calls.operations(packets)
+        async with self.stream(sample_rate, channels, dtype) as stream:
+            return await stream._run(operations, deadline, Flag.BULK)  # noqa: SLF001
+
+    async def decode_file(
+        self,
+        source: Source,
+        sample_rate: int = 16000,
+        channels: int | None = None,
+        dtype: SampleType = "float32",
+        timeout: float | None = None,  # noqa: ASYNC109  the supervisor must know the deadline
+    ) -> Pcm:
+        """Decode an Ogg Opus file; see `Pool.decode_file`."""
+        plan = await asyncio.to_thread(files.Plan, source, sample_rate, channels, dtype)
+        for link in plan.links:
+            pcm = await self.decode(link.packets, sample_rate, plan.channels, timeout=timeout)
+            plan.add(link, pcm)
+        return plan.result()
+
+    async def status(self, timeout: float = 5.0) -> dict[str, Any]:  # noqa: ASYNC109
+        """Workers, counters and health; see `Pool.status`."""
+        return await asyncio.to_thread(self._connection.ask, "status", timeout)
+
+    @property
+    def _connection(self) -> Connection:
+        if self._backend is None or self._backend.connection is None:
+            raise PoolClosedError("the pool is not open: use `async with`, or await pool.open()")
+        return self._backend.connection
+
+
+class AsyncStream:
+    """A live stream of an `AsyncPool`; made by `AsyncPool.stream`. Its calls run in their order."""
+
+    def __init__(self, pool: AsyncPool, state: StreamState) -> None:
+        self._pool = pool
+        self._state = state
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def decode(
+        self,
+        packet: Packet,
+        *,
+        fec: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109  the supervisor must know the deadline
+    ) -> Pcm:
+        """Decode one packet; see `Stream.decode`."""
+        deadline = self._pool._deadline(timeout)  # noqa: SLF001  its other half
+        return await self._run([calls.operation(packet, fec=fec)], deadline)
+
+    async def decode_many(
+        self,
+        packets: Iterable[Packet],
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  the supervisor must know the deadline
+    ) -> Pcm:
+        """Decode several packets, one after another; see `Stream.decode_many`."""
+        deadline = self._pool._deadline(timeout)  # noqa: SLF001  its other half
+        return await self._run(calls.operations(packets), deadline)
+
+    async def close(self) -> None:
+        """Give the decoder back; a second time does nothing."""
+        state = self._state
+        if state.closed:
+            return
+        state.closed = True
+        connection = self._pool._connection  # noqa: SLF001  its other half
+        if state.used and connection.usable:
+            connection.submit(Call(state, [], Flag.CLOSE, time.monotonic() + 60))
+
+    async def _run(self, operations: list[Op], deadline: float, flags: int = 0) -> Pcm:
+        check_open(self._state)
+        pool = self._pool
+        connection = pool._connection  # noqa: SLF001  its other half
+        requests = pool._config.requests  # noqa: SLF001
+        loop = asyncio.get_running_loop()
+        waiting: deque[_LoopCall] = deque()
+        outcomes = []
+        for piece in calls.pieces(operations, requests.piece_packets):
+            call = _LoopCall(self._state, piece, flags, deadline, loop.create_future())
+            connection.submit(call)
+            waiting.append(call)
+            if len(waiting) >= requests.window_pieces:
+                outcomes.append(await _wait(waiting.popleft()))
+        outcomes += [await _wait(call) for call in waiting]
+        return calls.collect(outcomes, operations, self._state.format)
+
+
+async def _wait(call: _LoopCall) -> Any:
+    await call.future
+    return call.outcome()

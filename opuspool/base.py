@@ -1,0 +1,140 @@
+"""What both pools share: settings, the supervisor, the connection, and their end."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from opuspool import config as configs
+from opuspool import curve, endpoint
+from opuspool.connection import Connection
+from opuspool.embedded import PrivateSupervisor
+from opuspool.errors import OpusPoolError, StreamClosedError
+from opuspool.streamformat import SampleType, StreamFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opuspool.calls import StreamState
+    from opuspool.config import Config
+    from opuspool.connection import Waiter
+
+
+class Backend:
+    """A supervisor and the connection to it: started, used, closed once.
+
+    Args:
+        endpoint_: a daemon's address; None: start a private supervisor.
+        config: all settings.
+        waiter: told of complete calls.
+    """
+
+    def __init__(self, endpoint_: str | None, config: Config, waiter: Waiter) -> None:
+        self._pid = os.getpid()
+        self._supervisor: PrivateSupervisor | None = None
+        self._early_loss: OpusPoolError | None = None
+        self.connection: Connection | None = None
+        if endpoint_ is None:
+            self._supervisor = PrivateSupervisor(config, self._lost)
+            address, keys = self._supervisor.endpoint, self._supervisor.keys
+        else:
+            address, keys = endpoint.resolve(endpoint_), None
+            if config.supervisor.keys and not endpoint.ipc_path(address):
+                keys = curve.read(Path(config.supervisor.keys))
+        try:
+            self.connection = Connection(address, keys, waiter)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End both; does nothing in a forked child, whose parent still needs them."""
+        if os.getpid() != self._pid:
+            return
+        if self.connection is not None:
+            self.connection.close()
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            supervisor.stop()
+
+    def _lost(self, error: OpusPoolError) -> None:
+        if self.connection is not None:
+            self.connection.lose(error)
+
+
+def settings(
+    config: Config | str | os.PathLike[str] | None,
+    workers: int | None,
+    spares: int | None,
+    libopus: str | os.PathLike[str] | None,
+) -> Config:
+    """Settings from a file (or as they are), with a pool's own arguments over them.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    asked: dict[str, object] = {"count": workers, "spares": spares}
+    if libopus is not None:
+        asked["libopus"] = os.fspath(libopus)
+    given = {key: value for key, value in asked.items() if value is not None}
+    if isinstance(config, configs.Config):
+        workers_config = msgspec.structs.replace(config.workers, **given)
+        return msgspec.structs.replace(config, workers=workers_config)
+    return configs.load(config, overrides={"workers": given})
+
+
+class PoolBase:
+    """The common part of `Pool` and `AsyncPool`."""
+
+    def __init__(
+        self,
+        endpoint: str | None,
+        workers: int | None,
+        spares: int | None,
+        libopus: str | os.PathLike[str] | None,
+        config: Config | str | os.PathLike[str] | None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._config = settings(config, workers, spares, libopus)
+        self._stream_ids = itertools.count(1)
+        self._backend: Backend | None = None
+        self._end: Callable[[], Any] | None = None
+
+    def _open(self, waiter: Waiter) -> None:
+        backend = Backend(self._endpoint, self._config, waiter)
+        self._backend = backend
+        # Also at interpreter exit, and when the pool is forgotten without close().
+        self._end = weakref.finalize(self, backend.close)
+
+    def _shut(self) -> None:
+        if self._end is not None:
+            self._end()
+
+    def _format(self, sample_rate: int, channels: int, dtype: SampleType) -> StreamFormat:
+        return StreamFormat(sample_rate, channels, dtype)
+
+    def _deadline(self, timeout: float | None) -> float:
+        """The monotonic time at which a call with this timeout (seconds) must have ended."""
+        if timeout is None:
+            timeout = self._config.requests.timeout_seconds
+        elif isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+            raise TypeError(f"timeout must be seconds, not {type(timeout).__name__}")
+        elif not timeout > 0:
+            raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
+        return time.monotonic() + timeout
+
+
+def check_open(stream: StreamState) -> None:
+    """Refuse to use a closed stream.
+
+    Raises:
+        StreamClosedError: it is closed.
+    """
+    if stream.closed:
+        raise StreamClosedError("the stream was closed: open another with pool.stream()")

@@ -1,0 +1,195 @@
+"""Calls: from a caller's packets to requests, and from answers to PCM or an error."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from opuspool import ops, pcm
+from opuspool.errors import (
+    DecodeTimeoutError,
+    InvalidPacketError,
+    OpusPoolError,
+    OverloadedError,
+    PoisonPacketError,
+    StreamClosedError,
+    SupervisorLostError,
+    WireError,
+    WorkerBootError,
+)
+from opuspool.ops import POISON, Op, OpKind
+from opuspool.streamformat import MAX_PACKET_BYTES
+from opuspool.wire import Flag, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from opuspool.pcm import Pcm
+    from opuspool.streamformat import StreamFormat
+
+Packet = bytes | bytearray | memoryview | None
+"""A packet as a caller gives it; None: it was lost."""
+
+_ERRORS: dict[Status, type[OpusPoolError]] = {
+    Status.TIMEOUT: DecodeTimeoutError,
+    Status.OVERLOADED: OverloadedError,
+    Status.STREAM_CLOSED: StreamClosedError,
+    Status.BOOT: WorkerBootError,
+    Status.SHUTDOWN: SupervisorLostError,
+    Status.BAD_REQUEST: WireError,
+}
+
+_LIBOPUS_WORDS = {  # opus_defines.h
+    -1: "bad argument",
+    -2: "buffer too small",
+    -3: "internal error",
+    -4: "invalid packet",
+    -5: "unimplemented",
+    -6: "invalid state",
+    -7: "out of memory",
+}
+
+
+@dataclass(slots=True)
+class StreamState:
+    """What a client knows of one of its streams.
+
+    Attributes:
+        id: its number within this client.
+        opened: the supervisor has it.
+        used: a request of it has been sent.
+    """
+
+    id: int
+    format: StreamFormat
+    opened: bool = False
+    used: bool = False
+    closed: bool = False
+
+
+class Call:
+    """One request on its way; whoever waits for it is told by `complete`.
+
+    Attributes:
+        deadline: monotonic, seconds.
+        status, payload: the answer; status None until it is there.
+        error: why there will be none.
+    """
+
+    __slots__ = ("blob", "count", "deadline", "error", "flags", "payload", "status", "stream")
+
+    def __init__(
+        self, stream: StreamState, operations: list[Op], flags: int, deadline: float
+    ) -> None:
+        self.stream = stream
+        self.blob = ops.pack(operations) if operations else b""
+        self.count = len(operations)
+        self.flags = flags if stream.opened else flags | Flag.OPEN
+        self.deadline = deadline
+        self.status: Status | None = None
+        self.payload = b""
+        self.error: OpusPoolError | None = None
+        stream.used = True
+
+    def answered(self, status: Status, payload: bytes) -> None:
+        """Take the answer."""
+        if status <= Status.TIMEOUT:
+            self.stream.opened = True
+        self.payload = payload
+        self.status = status
+
+    def outcome(self) -> ops.Outcome:
+        """The outcome of the request's operations.
+
+        Raises:
+            OpusPoolError: the request as a whole failed.
+        """
+        if self.error is not None:
+            raise self.error
+        if self.status is None:
+            raise DecodeTimeoutError("the deadline passed, and the supervisor has not answered")
+        if self.status > Status.FAILED_OPS:
+            raise _error(self.status, self.payload)
+        return ops.unpack_outcome(self.payload, self.count, self.stream.format.frame_bytes)
+
+
+def _error(status: Status, payload: bytes) -> OpusPoolError:
+    try:
+        value = json.loads(payload)
+        message = str(value["message"])
+        retry_after = float(value.get("retry_after", 0.1))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return WireError(f"the supervisor's answer to status {status} cannot be read")
+    if status is Status.OVERLOADED:
+        return OverloadedError(message, retry_after=retry_after)
+    return _ERRORS[status](message)
+
+
+def operation(packet: Packet, *, fec: bool = False) -> Op:
+    """Make the operation that decodes a packet.
+
+    Raises:
+        TypeError: the packet is not bytes-like or None.
+        ValueError: FEC is asked of a lost packet.
+    """
+    if packet is None:
+        if fec:
+            raise ValueError("fec=True needs the packet that carries the FEC, not None")
+        return Op(OpKind.LOST, b"")
+    if not isinstance(packet, bytes):
+        if not isinstance(packet, (bytearray, memoryview)):
+            raise TypeError(f"a packet is bytes or None, not {type(packet).__name__}")
+        packet = bytes(packet)
+    if len(packet) > MAX_PACKET_BYTES:
+        packet = b""  # refused like any invalid packet, and not worth the way
+    return Op(OpKind.FEC if fec else OpKind.PACKET, packet)
+
+
+def operations(packets: Iterable[Packet]) -> list[Op]:
+    """Make the operations that decode packets, one after another.
+
+    Raises:
+        TypeError: it is one packet instead of several, or one of them is not bytes-like or None.
+    """
+    if isinstance(packets, (bytes, bytearray, memoryview, str)):
+        raise TypeError("packets must be a sequence of packets, not one; put it into a list")
+    return [operation(packet) for packet in packets]
+
+
+def pieces(operations_: list[Op], size: int) -> Iterator[list[Op]]:
+    """Cut operations into pieces of at most `size`."""
+    for at in range(0, len(operations_), size):
+        yield operations_[at : at + size]
+
+
+def collect(outcomes: list[ops.Outcome], operations_: list[Op], fmt: StreamFormat) -> Pcm:
+    """Join the PCM of a call's pieces.
+
+    Raises:
+        PacketError: packets were refused or are poison; the first decides which error it is.
+    """
+    results = [n for outcome in outcomes for n in outcome.results]
+    joined = pcm.join([pcm.from_bytes(o.pcm, fmt) for o in outcomes], fmt)
+    failures = {index: n for index, n in enumerate(results) if n < 0}
+    if not failures:
+        return joined
+    index, code = next(iter(failures.items()))
+    of = f" of {len(operations_)}" if len(operations_) > 1 else ""
+    what = f"packet {index}{of} ({len(operations_[index].packet)} bytes)"
+    if code == POISON:
+        raise PoisonPacketError(
+            f"{what} killed its workers and is not tried again; the stream goes on without it",
+            index=index,
+            code=code,
+            failures=failures,
+            pcm=joined,
+        )
+    words = _LIBOPUS_WORDS.get(code, "unknown error")
+    raise InvalidPacketError(
+        f"{what} is not a valid Opus packet (libopus: {words}, {code}); the stream goes on",
+        index=index,
+        code=code,
+        failures=failures,
+        pcm=joined,
+    )

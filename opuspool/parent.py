@@ -1,0 +1,82 @@
+"""Know when the process that started this one is gone, however it went."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class ParentWatch:
+    """Descriptors that become readable when the parent dies.
+
+    The standard input is a pipe that only the parent holds: its end is the parent's end. A parent
+    that forks children of its own lends them the pipe, so on Linux a pidfd watches as well.
+    """
+
+    def __init__(self) -> None:
+        self._parent = os.getppid()
+        self._fds: list[int] = []
+        self._keep: list[socket.socket] = []
+        if sys.platform == "win32":
+            self._fds.append(self._stdin_by_thread())
+        else:
+            self._fds.append(0)
+        if sys.platform == "linux":
+            with suppress(OSError):
+                self._fds.append(os.pidfd_open(self._parent))
+
+    def filenos(self) -> list[int]:
+        """Descriptors for a poller; readable: the parent is gone or has let go."""
+        return list(self._fds)
+
+    def gone(self) -> bool:
+        """Tell whether the parent has died already."""
+        return os.getppid() != self._parent
+
+    def _stdin_by_thread(self) -> int:
+        """ZeroMQ cannot poll a Windows pipe: a thread turns its end into a socket's end."""
+        ours, theirs = socket.socketpair()
+        self._keep.append(ours)
+
+        def wait() -> None:
+            with suppress(OSError):
+                while os.read(0, 4096):
+                    pass
+            theirs.close()
+
+        threading.Thread(target=wait, daemon=True, name="opuspool-parent").start()
+        return ours.fileno()
+
+
+class DeathSignal:
+    """While armed, the kernel kills this process when its parent dies (Linux).
+
+    A worker arms it for the time of a lease: hung in C it could not see its parent go. While idle
+    it sees that itself, and clears up what the parent left.
+    """
+
+    def __init__(self, watch: ParentWatch) -> None:
+        self._watch = watch
+        if sys.platform == "linux":
+            libc = ctypes.CDLL(None)
+            self._prctl = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_ulong)(
+                ("prctl", libc)
+            )
+        else:
+            self._prctl = lambda _option, _signal: 0
+
+    def arm(self) -> bool:
+        """Arm it; False where the parent has died already."""
+        self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if sys.platform == "linux" else 0)
+        return not self._watch.gone()
+
+    def disarm(self) -> None:
+        """Disarm it."""
+        self._prctl(_PR_SET_PDEATHSIG, 0)

@@ -1,0 +1,259 @@
+"""`Pool` and `Stream`: decode from any number of threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self
+
+from opuspool import calls, files
+from opuspool.base import PoolBase, check_open
+from opuspool.calls import Call, StreamState
+from opuspool.errors import PoolClosedError
+from opuspool.wire import Flag
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from opuspool.calls import Packet
+    from opuspool.config import Config
+    from opuspool.connection import Connection
+    from opuspool.files import Source
+    from opuspool.ops import Op, Outcome
+    from opuspool.pcm import Pcm
+    from opuspool.streamformat import SampleType
+
+LATE_SECONDS = 3.0
+"""A call that nobody has ended this long after its deadline ends by itself."""
+
+
+class _ThreadCall(Call):
+    """A call that a thread waits for."""
+
+    __slots__ = ("_done",)
+
+    def __init__(self, stream: StreamState, ops: list[Op], flags: int, deadline: float) -> None:
+        super().__init__(stream, ops, flags, deadline)
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def complete(self) -> None:
+        self._done.release()
+
+    def wait(self) -> Outcome:
+        self._done.acquire(timeout=max(0.0, self.deadline - time.monotonic()) + LATE_SECONDS)
+        return self.outcome()
+
+
+class _ThreadWaiter:
+    def complete(self, done: list[Call]) -> None:
+        for call in done:
+            if isinstance(call, _ThreadCall):
+                call.complete()
+
+
+class Pool(PoolBase):
+    """A pool of decoder processes; may be used from any number of threads.
+
+    Args:
+        endpoint: address of a daemon (`opuspool-supervise`), such as
+            "ipc:///run/opuspool/pool.sock"; None starts a private supervisor that lives as long
+            as this pool.
+        workers: decoder processes of the private supervisor; None: as configured.
+        spares: warm workers that wait to replace a dead one; None: as configured.
+        libopus: path of the libopus to load; None: as configured, or searched.
+        config: path of a TOML file, or a `Config`; None: the defaults.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        SupervisorLostError: no supervisor answers, or the private one did not start.
+        AuthenticationError: the daemon refused the keys.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        workers: int | None = None,
+        spares: int | None = None,
+        libopus: str | os.PathLike[str] | None = None,
+        config: Config | str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__(endpoint, workers, spares, libopus, config)
+        self._open(_ThreadWaiter())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the pool, with its private supervisor; calls under way get `PoolClosedError`."""
+        self._shut()
+
+    def stream(
+        self, sample_rate: int = 16000, channels: int = 1, dtype: SampleType = "float32"
+    ) -> Stream:
+        """Open a live stream; its decoder's state is kept between packets.
+
+        Args:
+            sample_rate: Hz; 8000, 12000, 16000, 24000 or 48000.
+            channels: 1 or 2.
+            dtype: "float32", in [-1, 1], or "int16".
+        """
+        fmt = self._format(sample_rate, channels, dtype)
+        self._connection.check()
+        return Stream(self, StreamState(next(self._stream_ids), fmt))
+
+    def decode(
+        self,
+        packets: Iterable[Packet],
+        sample_rate: int = 16000,
+        channels: int = 1,
+        dtype: SampleType = "float32",
+        timeout: float | None = None,
+    ) -> Pcm:
+        """Decode a whole utterance with a decoder of its own.
+
+        Args:
+            packets: in their order; None stands for a lost packet (concealed).
+            sample_rate: as in `stream`.
+            channels: as in `stream`.
+            dtype: as in `stream`.
+            timeout: seconds; None: as configured.
+
+        Returns:
+            float32 or int16, shape `(samples,)` for mono, `(samples, 2)` for stereo.
+
+        Raises:
+            PacketError: packets were refused or are poison; its `pcm` has all the others.
+            DecodeTimeoutError, OverloadedError, WorkerBootError, SupervisorLostError,
+            PoolClosedError: the utterance was not decoded.
+        """
+        deadline = self._deadline(timeout)
+        operations = calls.operations(packets)
+        with self.stream(sample_rate, channels, dtype) as stream:
+            return stream._run(operations, deadline, Flag.BULK)  # noqa: SLF001  its other half
+
+    def decode_file(
+        self,
+        source: Source,
+        sample_rate: int = 16000,
+        channels: int | None = None,
+        dtype: SampleType = "float32",
+        timeout: float | None = None,
+    ) -> Pcm:
+        """Decode an Ogg Opus file: pre-skip, end trim and header gain are applied.
+
+        Args:
+            source: path, bytes, or a binary file.
+            sample_rate: as in `stream`.
+            channels: 1 or 2; None: as the file has.
+            dtype: as in `stream`.
+            timeout: seconds; None: as configured.
+
+        Raises:
+            InvalidFileError: it is not Ogg Opus, or no audio can be had from it.
+            OSError: it cannot be read.
+            OpusPoolError: as in `decode`.
+        """
+        plan = files.Plan(source, sample_rate, channels, dtype)
+        for link in plan.links:
+            plan.add(link, self.decode(link.packets, sample_rate, plan.channels, timeout=timeout))
+        return plan.result()
+
+    def status(self, timeout: float = 5.0) -> dict[str, Any]:
+        """Workers, counters and health, as `opuspool status --json` prints them.
+
+        Raises:
+            SupervisorLostError: no answer within `timeout` seconds.
+        """
+        return self._connection.ask("status", timeout)
+
+    @property
+    def _connection(self) -> Connection:
+        if self._backend is None or self._backend.connection is None:
+            raise PoolClosedError("the pool was closed")
+        return self._backend.connection
+
+
+class Stream:
+    """A live stream of a `Pool`; made by `Pool.stream`. Its calls run in their order."""
+
+    def __init__(self, pool: Pool, state: StreamState) -> None:
+        self._pool = pool
+        self._state = state
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def decode(self, packet: Packet, *, fec: bool = False, timeout: float | None = None) -> Pcm:
+        """Decode one packet.
+
+        Args:
+            packet: the packet; None: it was lost, conceal as long a time as the last one took
+                (20 ms where there has been none).
+            fec: decode the packet before this one from this one's in-band FEC; decode this one
+                afterwards in a call of its own.
+            timeout: seconds; None: as configured.
+
+        Raises:
+            InvalidPacketError, PoisonPacketError: of this packet; the stream goes on.
+            StreamClosedError, DecodeTimeoutError, OverloadedError, WorkerBootError,
+            SupervisorLostError, PoolClosedError: it was not decoded.
+        """
+        deadline = self._pool._deadline(timeout)  # noqa: SLF001  its other half
+        return self._run([calls.operation(packet, fec=fec)], deadline)
+
+    def decode_many(self, packets: Iterable[Packet], *, timeout: float | None = None) -> Pcm:
+        """Decode several packets, one after another; returns their PCM in one array.
+
+        Raises:
+            PacketError: packets were refused or are poison; its `pcm` has all the others.
+            OpusPoolError: as in `decode`.
+        """
+        deadline = self._pool._deadline(timeout)  # noqa: SLF001  its other half
+        return self._run(calls.operations(packets), deadline)
+
+    def close(self) -> None:
+        """Give the decoder back; a second time does nothing."""
+        state = self._state
+        if state.closed:
+            return
+        state.closed = True
+        connection = self._pool._connection  # noqa: SLF001  its other half
+        if state.used and connection.usable:
+            connection.submit(_ThreadCall(state, [], Flag.CLOSE, time.monotonic() + 60))
+
+    def _run(self, operations: list[Op], deadline: float, flags: int = 0) -> Pcm:
+        check_open(self._state)
+        pool = self._pool
+        connection = pool._connection  # noqa: SLF001  its other half
+        requests = pool._config.requests  # noqa: SLF001
+        waiting: deque[_ThreadCall] = deque()
+        outcomes = []
+        for piece in calls.pieces(operations, requests.piece_packets):
+            call = _ThreadCall(self._state, piece, flags, deadline)
+            connection.submit(call)
+            waiting.append(call)
+            if len(waiting) >= requests.window_pieces:
+                outcomes.append(waiting.popleft().wait())
+        outcomes += [call.wait() for call in waiting]
+        return calls.collect(outcomes, operations, self._state.format)

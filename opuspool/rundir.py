@@ -1,0 +1,140 @@
+"""The directory, sockets and lock of a supervisor: who owns them, and who clears them away.
+
+One file, `<socket>.lock`, is locked (`flock`) for as long as a supervisor lives. ZeroMQ would bind
+over a living supervisor's socket without a word, so the lock decides. Whoever gets the lock of a
+dead supervisor may remove what it left: the next supervisor, or one of its own orphaned workers.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from opuspool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK_WAIT_SECONDS = 1.0
+"""An orphaned worker may hold a dead supervisor's lock for a moment while it clears up."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """The files of a supervisor on ipc.
+
+    Attributes:
+        socket: where clients connect.
+        own_directory: the socket's directory belongs to this supervisor alone and goes with it.
+    """
+
+    socket: Path
+    own_directory: bool = False
+
+    @property
+    def back(self) -> Path:
+        """Where workers connect."""
+        return self.socket.with_name(self.socket.name + ".w")
+
+    @property
+    def lock(self) -> Path:
+        """The lock file."""
+        return self.socket.with_name(self.socket.name + ".lock")
+
+    def prepare(self) -> int:
+        """Make the directory, take the lock, remove own stale sockets; returns the lock's fd.
+
+        Raises:
+            ConfigError: another supervisor lives there, or the path is somebody else's.
+        """
+        directory = self.socket.parent
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = self._take_lock()
+        try:
+            for path in (self.socket, self.back):
+                _remove_stale_socket(path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _take_lock(self) -> int:
+        until = time.monotonic() + LOCK_WAIT_SECONDS
+        while True:
+            fd = try_lock(self.lock, create=True)
+            if fd is not None:
+                return fd
+            if time.monotonic() > until:
+                raise ConfigError(
+                    f"another supervisor serves {self.socket} already (its lock {self.lock} is "
+                    "held): stop it, or choose another [supervisor] endpoint"
+                )
+            time.sleep(0.02)
+
+    def remove(self) -> None:
+        """Remove what `prepare` and the sockets' binding made; the lock must be held."""
+        for path in (self.socket, self.back, self.lock):
+            with suppress(OSError):
+                path.unlink()
+        if self.own_directory:
+            with suppress(OSError):
+                self.socket.parent.rmdir()
+
+    def sweep(self) -> None:
+        """Remove what a dead supervisor left, unless one is alive there."""
+        fd = try_lock(self.lock, create=False)
+        if fd is not None:
+            self.remove()
+            os.close(fd)
+
+
+def try_lock(path: Path, *, create: bool) -> int | None:
+    """Lock a file without waiting; None where another process holds it, or it is not there.
+
+    Raises:
+        ConfigError: the lock file cannot be made or opened.
+    """
+    if sys.platform == "win32":
+        return None
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    try:
+        fd = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if not create:
+            return None
+        raise ConfigError(f"cannot lock {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(fd), path.lstat()):
+            return fd
+    except OSError:
+        pass
+    os.close(fd)
+    return None
+
+
+def _remove_stale_socket(path: Path) -> None:
+    """Remove a socket of ours; anything else at its path is left alone and told.
+
+    Raises:
+        ConfigError: something else is there.
+    """
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(info.st_mode):
+        raise ConfigError(f"{path} is there and is not a socket: remove it, or change the endpoint")
+    if info.st_uid != os.getuid():
+        raise ConfigError(f"{path} belongs to another user: change the endpoint")
+    path.unlink()

@@ -1,0 +1,298 @@
+"""The wire format between client, supervisor and workers.
+
+Every message is two frames, whatever the batch: one header, one of data.
+
+    header frame                                              all little endian
+    ┌───────────┬─────────┬──────┬──────────┬───────┬────────┬─────────────────────┐
+    │ magic     │ version │ kind │ reserved │ count │ tag    │ count x record      │
+    │ "OPUS" 4s │ u8      │ u8   │ u16 = 0  │ u32   │ u64    │ of the kind's shape │
+    └───────────┴─────────┴──────┴──────────┴───────┴────────┴─────────────────────┘
+    data frame: the records' payloads back to back; their lengths add up to it exactly
+
+    kind      who                   tag        record       payload
+    HELLO     client → supervisor   0          none         JSON {"version", "pid"}
+    WELCOME   supervisor → client   0          none         JSON {"version", "pid", ...}
+    REQUESTS  client → supervisor   0          Request      operations (ops.py)
+    ANSWERS   supervisor → client   0          Answer       outcome (ops.py), or JSON of an error
+    ASK       client → supervisor   id         none         JSON {"what": "status"}
+    REPORT    supervisor → client   id         none         JSON
+    PING      either                0          none         nothing: "still here"
+    BYE       client → supervisor   0          none         nothing: "my streams are done"
+    READY     worker → supervisor   0          none         JSON {"pid", "libopus", ...}
+    LEASE     supervisor → worker   lease id   Step         by its action
+    RESULTS   worker → supervisor   lease id   Result       by its action
+    STOP      supervisor → worker   0          none         nothing: "leave"
+
+Times on the wire are time left, never a clock reading. Nothing here opens a socket. A lease's
+results come in the order of its steps, one for each DECODE and CHECKPOINT.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from opuspool.errors import WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+MAGIC = b"OPUS"
+VERSION = 1
+
+MAX_RECORDS = 65_536
+"""Records in one message, at most."""
+
+MAX_DATA_BYTES = 256 * 1024 * 1024
+"""Bytes of a data frame, at most; also the sockets' MAXMSGSIZE."""
+
+MAX_JSON_BYTES = 4 * 1024 * 1024
+"""Bytes of a JSON payload, at most."""
+
+_HEADER = struct.Struct("<4sBBHIQ")
+
+
+class Kind(IntEnum):
+    """What a message is."""
+
+    HELLO = 1
+    WELCOME = 2
+    REQUESTS = 3
+    ANSWERS = 4
+    ASK = 5
+    REPORT = 6
+    PING = 7
+    BYE = 8
+    READY = 9
+    LEASE = 10
+    RESULTS = 11
+    STOP = 12
+
+
+class Flag(IntEnum):
+    """Flags of a request; they may be added."""
+
+    OPEN = 1
+    """The stream's first: it starts with a fresh decoder."""
+    CLOSE = 2
+    """The stream's last; with no operations it is not answered."""
+    BULK = 4
+    """Not live: may wait behind live streams."""
+
+
+class Status(IntEnum):
+    """How a request ended."""
+
+    OK = 0
+    """Every operation gave PCM."""
+    FAILED_OPS = 1
+    """Some operations were refused or are poison; the outcome says which."""
+    TIMEOUT = 2
+    OVERLOADED = 3
+    STREAM_CLOSED = 4
+    BOOT = 5
+    """No worker can start."""
+    SHUTDOWN = 6
+    """The supervisor is draining."""
+    BAD_REQUEST = 7
+    """The request broke the wire format's rules."""
+
+
+class Action(IntEnum):
+    """What a step of a lease asks of a worker."""
+
+    OPEN = 1
+    """Make a fresh decoder for the stream, in place of one it may have."""
+    RESTORE = 2
+    """Make a decoder from the checkpoint in the payload."""
+    REPLAY = 3
+    """Run the operations in the payload, throw their PCM away."""
+    DECODE = 4
+    """Run the operations in the payload; a result with their outcome."""
+    CHECKPOINT = 5
+    """A result with the decoder's checkpoint."""
+    CLOSE = 6
+    """Destroy the stream's decoder."""
+
+
+class Request(NamedTuple):
+    """A client's request: operations on one of its streams."""
+
+    id: int
+    stream: int
+    timeout_ms: int
+    length: int
+    ops: int
+    format: int
+    flags: int
+
+
+class Answer(NamedTuple):
+    """The supervisor's answer to a request."""
+
+    id: int
+    length: int
+    ops: int
+    status: int
+
+
+class Step(NamedTuple):
+    """One step of a lease."""
+
+    stream: int
+    length: int
+    ops: int
+    format: int
+    action: int
+
+
+class Result(NamedTuple):
+    """A worker's result of one step."""
+
+    step: int
+    length: int
+    ops: int
+    status: int
+
+
+class _Shape(NamedTuple):
+    struct: struct.Struct
+    make: Any
+    length_at: int
+
+
+_SHAPES: dict[Kind, _Shape] = {
+    Kind.REQUESTS: _Shape(struct.Struct("<QQIIHBB"), Request._make, 3),
+    Kind.ANSWERS: _Shape(struct.Struct("<QIHBx"), Answer._make, 1),
+    Kind.LEASE: _Shape(struct.Struct("<QIHBB"), Step._make, 1),
+    Kind.RESULTS: _Shape(struct.Struct("<IIHBx"), Result._make, 1),
+}
+_KINDS = {int(kind): kind for kind in Kind}
+_PLAIN = frozenset(Kind) - frozenset(_SHAPES)
+_JSON = frozenset({Kind.HELLO, Kind.WELCOME, Kind.ASK, Kind.REPORT, Kind.READY})
+
+Record = Request | Answer | Step | Result
+Frames = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message taken apart: `payloads[i]` belongs to `records[i]`.
+
+    A kind without records has its payload in `data`.
+    """
+
+    kind: Kind
+    tag: int
+    records: list[Any]
+    data: bytes
+
+    def payloads(self) -> list[bytes]:
+        """Cut the data frame into the records' payloads, in their order."""
+        data = self.data
+        if len(self.records) == 1:
+            return [data]
+        payloads = []
+        at = 0
+        for record in self.records:
+            end = at + record.length
+            payloads.append(data[at:end])
+            at = end
+        return payloads
+
+    def json(self) -> dict[str, Any]:
+        """Read the payload of a JSON kind.
+
+        Raises:
+            WireError: it is not a JSON object.
+        """
+        return read_json(self.data)
+
+
+def pack(kind: Kind, records: Sequence[Record], payloads: Iterable[bytes], tag: int = 0) -> Frames:
+    """Build the two frames of a message that has records."""
+    packer = _SHAPES[kind].struct.pack
+    header = _HEADER.pack(MAGIC, VERSION, kind, 0, len(records), tag)
+    return header + b"".join([packer(*record) for record in records]), b"".join(payloads)
+
+
+def pack_plain(kind: Kind, data: bytes = b"", tag: int = 0) -> Frames:
+    """Build the two frames of a message without records."""
+    return _HEADER.pack(MAGIC, VERSION, kind, 0, 0, tag), data
+
+
+def pack_json(kind: Kind, value: dict[str, Any], tag: int = 0) -> Frames:
+    """Build the two frames of a message whose payload is JSON."""
+    return pack_plain(kind, write_json(value), tag)
+
+
+def parse(frames: Sequence[bytes]) -> Message:
+    """Read a message; everything is checked before anything is used.
+
+    Raises:
+        WireError: the frames are not a message of this version.
+    """
+    if len(frames) != 2:
+        raise WireError(f"a message has 2 frames, not {len(frames)}")
+    header, data = frames
+    kind, count, tag = _read_header(header)
+    if len(data) > MAX_DATA_BYTES:
+        raise WireError(f"{len(data)} bytes of data, at most {MAX_DATA_BYTES}")
+    if kind in _PLAIN:
+        return _plain(kind, count, tag, header, data)
+    shape = _SHAPES[kind]
+    if len(header) != _HEADER.size + count * shape.struct.size:
+        raise WireError(f"header of {len(header)} bytes for {count} records of {kind.name}")
+    rows = list(shape.struct.iter_unpack(memoryview(header)[_HEADER.size :]))
+    if sum(map(itemgetter(shape.length_at), rows)) != len(data):
+        raise WireError(f"lengths of {kind.name} do not add up to {len(data)} bytes of data")
+    return Message(kind, tag, list(map(shape.make, rows)), data)
+
+
+def _read_header(header: bytes) -> tuple[Kind, int, int]:
+    if len(header) < _HEADER.size:
+        raise WireError(f"header of {len(header)} bytes, at least {_HEADER.size}")
+    magic, version, number, reserved, count, tag = _HEADER.unpack_from(header)
+    if magic != MAGIC or reserved:
+        raise WireError("not an opuspool message")
+    if version != VERSION:
+        raise WireError(f"wire version {version}, this is version {VERSION}: use equal releases")
+    if number not in _KINDS:
+        raise WireError(f"unknown kind {number}")
+    if count > MAX_RECORDS:
+        raise WireError(f"{count} records, at most {MAX_RECORDS}")
+    return _KINDS[number], count, tag
+
+
+def _plain(kind: Kind, count: int, tag: int, header: bytes, data: bytes) -> Message:
+    if count or len(header) != _HEADER.size:
+        raise WireError(f"{kind.name} has no records")
+    if data and kind not in _JSON:
+        raise WireError(f"{kind.name} carries no data")
+    return Message(kind, tag, [], data)
+
+
+def write_json(value: dict[str, Any]) -> bytes:
+    """Write a JSON payload."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def read_json(data: bytes) -> dict[str, Any]:
+    """Read a JSON payload.
+
+    Raises:
+        WireError: too large, or not a JSON object.
+    """
+    if len(data) > MAX_JSON_BYTES:
+        raise WireError(f"{len(data)} bytes of JSON, at most {MAX_JSON_BYTES}")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise WireError("JSON, but not an object")
+    return value

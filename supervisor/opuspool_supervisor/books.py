@@ -1,0 +1,74 @@
+"""The books: every counter of a supervisor; accepted = finished + queued + in flight."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+RESTART_REASONS = (
+    "segv",
+    "abort",
+    "bus",
+    "ill",
+    "fpe",
+    "killed",
+    "access_violation",
+    "heap_corruption",
+    "stack_overflow",
+    "hang",
+    "heartbeat",
+    "exit",
+    "boot",
+    "recycled_age",
+    "recycled_requests",
+    "recycled_memory",
+)
+"""Why a worker ended; the values of the metrics' label `reason`."""
+
+OUTCOMES = (
+    "ok",
+    "invalid",
+    "poison",
+    "timeout",
+    "overloaded",
+    "closed",
+    "boot",
+    "shutdown",
+    "bad_request",
+    "abandoned",
+)
+"""How a request ended; `abandoned`: its client went away first."""
+
+ACCESS_VIOLATIONS = frozenset({"segv", "access_violation"})
+"""Reasons that name one thing, a read or write outside the process's memory, on two systems."""
+
+
+@dataclass(slots=True)
+class Books:
+    """Counters since the supervisor's start."""
+
+    accepted: int = 0
+    requests: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    packets_decoded: int = 0
+    spawns: int = 0
+    worker_restarts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(RESTART_REASONS, 0)
+    )
+    access_violations: int = 0
+    retries: int = 0
+    streams_moved: int = 0
+    replayed_packets: int = 0
+    checkpoints: int = 0
+    inexact_rebuilds: int = 0
+    poison_packets: int = 0
+    protocol_errors: int = 0
+
+    def worker_ended(self, reason: str) -> None:
+        """Count a worker's end by its cause."""
+        self.worker_restarts[reason] += 1
+        if reason in ACCESS_VIOLATIONS:
+            self.access_violations += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """All counters, for `status()`."""
+        return asdict(self)

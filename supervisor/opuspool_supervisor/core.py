@@ -1,0 +1,330 @@
+"""The pure core of a supervisor: events and `now` in, instructions out.
+
+It joins the slots, the restart policy and the dispatcher. No socket, process, clock or log is
+used here; the loop (loop.py) carries out what `take_instructions` gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from opuspool.wire import Status
+from opuspool_supervisor.books import Books
+from opuspool_supervisor.dispatch import Dispatcher, Lease, ResultsError
+from opuspool_supervisor.restart import RestartPolicy
+from opuspool_supervisor.slots import EMPTY, Slot, SlotEvent, SlotState, Worker
+
+if TYPE_CHECKING:
+    import random
+
+    from opuspool import wire
+    from opuspool.config import Config
+    from opuspool.recorder import Position
+
+DUMP_SECONDS = 0.25
+"""A hung worker has this long to write its traceback before it is killed."""
+
+SWEEP_SECONDS = 0.1
+"""Time between two looks for passed deadlines and unequal load."""
+
+BLAME_WEIGHT = {"killed": 0.5}
+"""How surely the packet in hand caused a death, by reason; 1 where it is not named.
+
+SIGKILL comes from outside (or from the kernel, when memory is out): not poison at the first time.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start a worker for a slot."""
+
+    slot: Slot
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendLease:
+    """Send a lease to a worker."""
+
+    serial: int
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End a worker; with `dump` it may write its traceback first."""
+
+    serial: int
+    reason: str
+    dump: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Write an event to the log."""
+
+    level: str
+    event: str
+    facts: dict[str, Any]
+
+
+Instruction = Spawn | SendLease | Kill | Tell
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a worker ended.
+
+    Attributes:
+        reason: one of `books.RESTART_REASONS`.
+        words: the same for a reader ("SIGSEGV", "exit code 66: libopus was not found ...").
+        position: what its flight recorder says; None where it cannot be read.
+    """
+
+    reason: str
+    words: str
+    position: Position | None = None
+
+
+class Core:
+    """All decisions of a supervisor.
+
+    Attributes:
+        slots: worker slots, then spare slots.
+        dispatcher: clients, streams, requests.
+        books: the counters.
+        boot_error: why the last worker could not start; None once one has.
+    """
+
+    def __init__(self, config: Config, rng: random.Random) -> None:
+        self._config = config
+        self._policy = RestartPolicy(config.restart, rng)
+        workers, spares = config.workers.count, config.workers.spares
+        self.slots = [Slot(n, spare=n >= workers) for n in range(workers + spares)]
+        self.books = Books()
+        self.dispatcher = Dispatcher(config, self.slots, self.books)
+        self.boot_error: str | None = None
+        self._draining = False
+        self._serials = count(1)
+        self._by_serial: dict[int, Slot] = {}
+        self._kill_after: dict[int, float] = {}
+        self._next_sweep = 0.0
+        self._instructions: list[Instruction] = []
+
+    # Events
+
+    def spawned(self, slot: Slot, serial: int, pid: int, now: float) -> None:
+        """A worker process has been started."""
+        slot.worker = Worker(serial, pid, now)
+        slot.generation += 1
+        self.books.spawns += 1
+        self._by_serial[serial] = slot
+
+    def spawn_failed(self, slot: Slot, words: str, now: float) -> None:
+        """The system would not start a process."""
+        slot.worker = Worker(0, 0, now)
+        self._ended(slot, slot.worker, Death("boot", words), now)
+
+    def ready(self, serial: int, info: dict[str, Any], now: float) -> None:
+        """A worker has proved itself by a test decode and wants work."""
+        slot = self._by_serial.get(serial)
+        if slot is None or slot.worker is None or slot.worker.ready is not None:
+            return
+        slot.worker.ready = now
+        slot.worker.info = info
+        slot.advance(SlotEvent.READY)
+        self.boot_error = None
+        if not self._draining:
+            self.dispatcher.refusal = None
+        facts = _facts(slot)
+        self._tell("info", "worker_ready", {**facts, "boot_seconds": now - slot.worker.started})
+        self._staff(now)
+
+    def results(self, serial: int, message: wire.Message, now: float) -> None:
+        """A worker has sent the results of its lease."""
+        slot = self._by_serial.get(serial)
+        if slot is None or slot.worker is None or slot.worker.killed_for:
+            return
+        lease = slot.lease
+        if lease is None or lease.id != message.tag:
+            self.babbled(serial, f"results of lease {message.tag}, which is not in hand", now)
+            return
+        try:
+            self.dispatcher.settle(slot, lease, message)
+        except ResultsError as error:
+            self.babbled(serial, str(error), now)
+            return
+        slot.lease = None
+        slot.worker.settled += 1
+        slot.advance(SlotEvent.SETTLED)
+
+    def babbled(self, serial: int, words: str, now: float) -> None:
+        """A worker has sent what cannot be: it is replaced."""
+        self.books.protocol_errors += 1
+        slot = self._by_serial.get(serial)
+        if slot is not None:
+            self._tell("error", "worker_babbled", {**_facts(slot), "why": words})
+            self._kill(slot, "exit", now, dump=False)
+
+    def exited(self, serial: int, death: Death, now: float) -> None:
+        """A worker process has ended, for whatever reason."""
+        slot = self._by_serial.pop(serial, None)
+        self._kill_after.pop(serial, None)
+        if slot is None or slot.worker is None or slot.worker.serial != serial:
+            return
+        self._ended(slot, slot.worker, death, now)
+
+    def progress(self, serial: int, progress: int, now: float) -> None:
+        """What a busy worker's flight recorder shows now; a hung one's stands still."""
+        slot = self._by_serial.get(serial)
+        if slot is None or slot.lease is None:
+            return
+        lease = slot.lease
+        if lease.progress != progress:
+            lease.progress = progress
+            lease.moved = now
+        elif now - lease.moved > self._config.workers.hang_seconds:
+            self._kill(slot, "hang", now, dump=True)
+
+    def drain(self, now: float) -> None:
+        """Take nothing new; what has been accepted is still done."""
+        self._draining = True
+        self.dispatcher.refusal = (Status.SHUTDOWN, "the supervisor is shutting down")
+        if not any(slot.serving for slot in self.slots):
+            self.dispatcher.fail_waiting(*self.dispatcher.refusal)
+        self._tell("info", "draining", {"open_requests": self.open_requests, "at": now})
+
+    # Time passes
+
+    def tick(self, now: float) -> None:
+        """Do what is due: starts, kills, deadlines, balance; then hand out leases."""
+        for slot in self.slots:
+            if slot.state in EMPTY and slot.due <= now and not self._draining:
+                slot.advance(SlotEvent.SPAWNED)
+                self._instructions.append(Spawn(slot, next(self._serials)))
+            elif slot.state is SlotState.STARTING and slot.worker is not None:
+                late = now - slot.worker.started > self._config.workers.start_seconds
+                if late:
+                    self._kill(slot, "boot", now, dump=True)
+        for serial, due in list(self._kill_after.items()):
+            if due <= now:
+                del self._kill_after[serial]
+                slot = self._by_serial[serial]
+                reason = slot.worker.killed_for if slot.worker else None
+                self._instructions.append(Kill(serial, reason or "hang"))
+        if self._next_sweep <= now:
+            self._next_sweep = now + SWEEP_SECONDS
+            self.dispatcher.expire(now)
+            self.dispatcher.rebalance()
+            self._drop_silent_clients(now)
+        self._lease(now)
+
+    def take_instructions(self) -> list[Instruction]:
+        """What is to be done; each instruction is given once."""
+        instructions, self._instructions = self._instructions, []
+        return instructions
+
+    # State
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that have no answer yet."""
+        return self.dispatcher.queued + self.dispatcher.in_flight
+
+    @property
+    def health(self) -> str:
+        """`ok`: every worker slot serves; `degraded`: some do; `down`: none."""
+        workers = [slot for slot in self.slots if not slot.spare]
+        serving = sum(slot.serving for slot in workers)
+        if not serving or self._draining:
+            return "down"
+        return "ok" if serving == len(workers) else "degraded"
+
+    # Insides
+
+    def _lease(self, now: float) -> None:
+        for slot in self.slots:
+            if slot.state is not SlotState.IDLE or slot.spare or slot.worker is None:
+                continue
+            if not (slot.live or slot.bulk or slot.closes):
+                continue
+            lease = self.dispatcher.lease(slot, now)
+            if lease is not None:
+                slot.lease = lease
+                slot.advance(SlotEvent.LEASED)
+                self._instructions.append(SendLease(slot.worker.serial, lease))
+
+    def _ended(self, slot: Slot, worker: Worker, death: Death, now: float) -> None:
+        booting = worker.ready is None
+        reason = worker.killed_for or ("boot" if booting else death.reason)
+        self.books.worker_ended(reason)
+        slot.restarts += 1
+        facts = {**_facts(slot), "reason": reason, "cause": death.words}
+        slot.advance(SlotEvent.EXITED)
+        slot.worker = None
+        verdict = self._policy.judge(slot, worker, now)
+        slot.due = verdict.due
+        if verdict.failed:
+            slot.advance(SlotEvent.GAVE_UP)
+        facts["next_start_seconds"] = round(verdict.due - now, 3)
+        self._tell("error" if verdict.failed else "warning", "worker_ended", facts)
+        if booting:
+            self.boot_error = death.words
+        self.dispatcher.lost(slot, death.position, BLAME_WEIGHT.get(reason, 1.0))
+        self._staff(now)
+        self._give_up_if_none_can_start()
+
+    def _staff(self, now: float) -> None:
+        """Put ready spares into empty worker slots, and waiting requests into serving slots."""
+        empty = [slot for slot in self.slots if not slot.spare and slot.state in EMPTY]
+        spares = [slot for slot in self.slots if slot.spare and slot.state is SlotState.IDLE]
+        for slot, spare in zip(empty, spares, strict=False):
+            self._promote(slot, spare, now)
+        self.dispatcher.replace_lost()
+
+    def _promote(self, slot: Slot, spare: Slot, now: float) -> None:
+        worker = spare.worker
+        if worker is None:
+            return
+        spare.worker = None
+        spare.advance(SlotEvent.EXITED)
+        spare.due = now
+        slot.worker = worker
+        slot.generation += 1
+        slot.advance(SlotEvent.PROMOTED)
+        self._by_serial[worker.serial] = slot
+        self._tell("info", "spare_promoted", _facts(slot))
+
+    def _give_up_if_none_can_start(self) -> None:
+        """With every slot empty after boot failures, waiting is of no use: say why."""
+        if self.boot_error is None or self._draining:
+            return
+        if all(slot.state in EMPTY for slot in self.slots):
+            self.dispatcher.refusal = (Status.BOOT, self.boot_error)
+            self.dispatcher.fail_waiting(*self.dispatcher.refusal)
+
+    def _kill(self, slot: Slot, reason: str, now: float, *, dump: bool) -> None:
+        worker = slot.worker
+        if worker is None or worker.killed_for:
+            return
+        worker.killed_for = reason
+        self._instructions.append(Kill(worker.serial, reason, dump=dump))
+        if dump:
+            self._kill_after[worker.serial] = now + DUMP_SECONDS
+
+    def _drop_silent_clients(self, now: float) -> None:
+        oldest = now - self._config.limits.client_ttl_seconds
+        silent = [key for key, client in self.dispatcher.clients.items() if client.seen < oldest]
+        for key in silent:
+            self._tell("info", "client_dropped", {"client": key.hex(), "why": "silent"})
+            self.dispatcher.drop_client(key)
+
+    def _tell(self, level: str, event: str, facts: dict[str, Any]) -> None:
+        self._instructions.append(Tell(level, event, facts))
+
+
+def _facts(slot: Slot) -> dict[str, Any]:
+    pid = slot.worker.pid if slot.worker else None
+    return {"slot": slot.number, "generation": slot.generation, "pid": pid}

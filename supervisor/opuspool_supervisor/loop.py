@@ -1,0 +1,301 @@
+"""The supervisor's loop: wait, react, maintain; it carries out what the core decides."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import socket as sockets
+import time
+from collections import deque
+from contextlib import suppress
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+from opuspool import version, wire
+from opuspool.errors import WireError
+from opuspool.wire import Kind, Status
+from opuspool_supervisor import status
+from opuspool_supervisor.core import Core, Death, Kill, SendLease, Spawn, Tell
+from opuspool_supervisor.process import Processes, WorkerLaunch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opuspool.config import Config
+    from opuspool.parent import ParentWatch
+    from opuspool_supervisor.core import Instruction
+    from opuspool_supervisor.listen import Listener
+
+BUSY_WAIT_MS = 50
+"""The longest wait while anything is going on: hangs and deadlines are looked for after it."""
+
+QUIET_WAIT_MS = 500
+"""The longest wait while nothing is."""
+
+MESSAGES_A_TURN = 200
+"""Messages taken from one socket before the others have their turn."""
+
+KILL_SECONDS = 5.0
+"""At the end, a killed worker has this long to be gone."""
+
+
+class Supervisor:
+    """Serves clients with workers until told to stop, or its parent is gone.
+
+    Args:
+        config: all settings.
+        listener: the bound sockets.
+        log: a structlog logger.
+        parent: where the supervisor is a client's own, the watch over that client.
+    """
+
+    def __init__(
+        self, config: Config, listener: Listener, log: Any, parent: ParentWatch | None = None
+    ) -> None:
+        self._config = config
+        self._listener = listener
+        self._log = log
+        self._core = Core(config, Random(secrets.randbits(64)))  # noqa: S311  for jitter
+        self._started = time.monotonic()
+        self._identities: dict[bytes, int] = {}
+        self._addresses: dict[int, bytes] = {}
+        self._signals: deque[int] = deque()
+        self._stop_at: float | None = None
+        self._parent_fds = parent.filenos() if parent else []
+        self._wake_in, self._wake_out = sockets.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        self._processes = Processes(_launch(config, listener), self._wake)
+        self._poller = zmq.Poller()
+        self._do: dict[type[Instruction], Callable[[Any, float], None]] = {
+            Spawn: self._spawn,
+            SendLease: self._send_lease,
+            Kill: self._kill,
+            Tell: self._tell,
+        }
+
+    # The loop
+
+    def run(self) -> None:
+        """Serve; returns when all is cleared up."""
+        try:
+            self._register()
+            self._log.info("supervisor_started", endpoint=self._listener.endpoint)
+            while not self._done():
+                ready = self._wait()
+                self._react(ready)
+                self._maintain()
+        finally:
+            self._close()
+
+    def handle_signals(self, *numbers: int) -> None:
+        """Let these signals stop the supervisor: the first drains, the second stops now."""
+        for number in numbers:
+            signal.signal(number, self._on_signal)
+
+    def _register(self) -> None:
+        for waited in (self._listener.front, self._listener.back, self._wake_out.fileno()):
+            self._poller.register(waited, zmq.POLLIN)
+        if self._listener.gate is not None:
+            self._poller.register(self._listener.gate.socket, zmq.POLLIN)
+        for fd in self._parent_fds:
+            self._poller.register(fd, zmq.POLLIN)
+
+    def _done(self) -> bool:
+        if self._stop_at is None:
+            return False
+        return self._core.open_requests == 0 or time.monotonic() >= self._stop_at
+
+    def _wait(self) -> dict[Any, int]:
+        core = self._core
+        moving = core.open_requests or self._stop_at or core.health != "ok"
+        return dict(self._poller.poll(BUSY_WAIT_MS if moving else QUIET_WAIT_MS))
+
+    def _react(self, ready: dict[Any, int]) -> None:
+        listener = self._listener
+        if any(fd in ready for fd in self._parent_fds):
+            self._stop_at = 0.0
+            return
+        if self._wake_out.fileno() in ready:
+            with suppress(BlockingIOError):
+                self._wake_out.recv(4096)
+        if listener.gate is not None and listener.gate.socket in ready:
+            listener.gate.answer()
+        exits = self._take_exits()
+        self._receive(listener.back, self._from_worker)
+        for exit_ in exits:
+            self._on_exit(exit_)
+        if listener.front in ready:
+            self._receive(listener.front, self._from_client)
+        while self._signals:
+            self._on_stop_signal(self._signals.popleft())
+
+    def _maintain(self) -> None:
+        now = time.monotonic()
+        for slot in self._core.slots:
+            if slot.lease is not None and slot.worker is not None:
+                process = self._processes.get(slot.worker.serial)
+                if process is not None:
+                    self._core.progress(process.serial, process.progress(), now)
+        self._core.tick(now)
+        while instructions := self._core.take_instructions():
+            for instruction in instructions:
+                self._do[type(instruction)](instruction, now)
+        self._send_answers()
+
+    # Messages
+
+    def _receive(
+        self, socket: zmq.Socket[bytes], take: Callable[[bytes, wire.Message | WireError], None]
+    ) -> None:
+        for _ in range(MESSAGES_A_TURN):
+            try:
+                address, *frames = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                message: wire.Message | WireError = wire.parse(frames)
+            except WireError as error:
+                message = error
+            take(address, message)
+
+    def _from_client(self, address: bytes, message: wire.Message | WireError) -> None:
+        dispatcher = self._core.dispatcher
+        now = time.monotonic()
+        if isinstance(message, WireError):
+            self._core.books.protocol_errors += 1
+            self._log.warning("client_babbled", client=address.hex(), why=str(message))
+        elif message.kind is Kind.REQUESTS:
+            dispatcher.accept(address, message, now)
+        elif message.kind is Kind.HELLO:
+            dispatcher.client(address, now)
+            welcome = {"version": version.VERSION, "endpoint": self._listener.endpoint}
+            self._send(address, wire.pack_json(Kind.WELCOME, welcome))
+        elif message.kind is Kind.PING:
+            dispatcher.client(address, now)
+            self._send(address, wire.pack_plain(Kind.PING))
+        elif message.kind is Kind.ASK:
+            report = status.report(self._core, self._started, now)
+            self._send(address, wire.pack_json(Kind.REPORT, report, message.tag))
+        elif message.kind is Kind.BYE:
+            dispatcher.drop_client(address)
+        else:
+            self._core.books.protocol_errors += 1
+
+    def _from_worker(self, identity: bytes, message: wire.Message | WireError) -> None:
+        now = time.monotonic()
+        serial = self._identities.get(identity)
+        if serial is None:
+            self._core.books.protocol_errors += 1
+        elif isinstance(message, WireError):
+            self._core.babbled(serial, str(message), now)
+        elif message.kind is Kind.RESULTS:
+            self._core.results(serial, message, now)
+        elif message.kind is Kind.READY:
+            try:
+                self._core.ready(serial, message.json(), now)
+            except WireError as error:
+                self._core.babbled(serial, str(error), now)
+        elif message.kind is not Kind.PING:
+            self._core.babbled(serial, f"a worker does not send {message.kind.name}", now)
+
+    def _send_answers(self) -> None:
+        answers = self._core.dispatcher.answers
+        while answers:
+            address, pairs = answers.popitem()
+            records, payloads = zip(*pairs, strict=True)
+            self._send(address, wire.pack(Kind.ANSWERS, records, payloads))
+
+    def _send(self, address: bytes, frames: wire.Frames) -> None:
+        try:
+            self._listener.front.send_multipart([address, *frames], zmq.NOBLOCK, copy=False)
+        except zmq.ZMQError as error:  # gone, or it does not read
+            self._core.dispatcher.drop_client(address)
+            self._log.info("client_dropped", client=address.hex(), why=error.strerror)
+
+    # Workers
+
+    def _spawn(self, instruction: Spawn, now: float) -> None:
+        identity = b"W" + secrets.token_bytes(16)
+        try:
+            process = self._processes.spawn(instruction.serial, identity)
+        except OSError as error:
+            words = f"the system would not start a process: {error.strerror}"
+            self._core.spawn_failed(instruction.slot, words, now)
+            return
+        self._identities[identity] = instruction.serial
+        self._addresses[instruction.serial] = identity
+        self._core.spawned(instruction.slot, instruction.serial, process.pid, now)
+
+    def _send_lease(self, instruction: SendLease, _now: float) -> None:
+        address = self._addresses[instruction.serial]
+        try:
+            self._listener.back.send_multipart(
+                [address, *instruction.lease.frames()], zmq.NOBLOCK, copy=False
+            )
+        except zmq.ZMQError as error:  # its process is ending; the exit will be told
+            self._log.info("lease_not_sent", lease=instruction.lease.id, why=error.strerror)
+
+    def _kill(self, instruction: Kill, _now: float) -> None:
+        process = self._processes.get(instruction.serial)
+        if process is not None:
+            self._log.warning("worker_killed", pid=process.pid, reason=instruction.reason)
+            process.kill(dump=instruction.dump)
+
+    def _tell(self, instruction: Tell, _now: float) -> None:
+        getattr(self._log, instruction.level)(instruction.event, **instruction.facts)
+
+    def _take_exits(self) -> list[Any]:
+        exits = []
+        while not self._processes.exits.empty():
+            exits.append(self._processes.exits.get())
+        return exits
+
+    def _on_exit(self, exit_: Any) -> None:
+        self._processes.reap(exit_.serial)
+        self._identities.pop(self._addresses.pop(exit_.serial), None)
+        if exit_.fault_text:
+            self._log.warning("worker_traceback", text=exit_.fault_text)
+        death: Death = exit_.death
+        self._core.exited(exit_.serial, death, time.monotonic())
+
+    # Stopping
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError, OSError):
+            self._wake_in.send(b"\0")
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self._signals.append(number)
+        self._wake()
+
+    def _on_stop_signal(self, number: int) -> None:
+        now = time.monotonic()
+        self._log.info("signal", name=signal.Signals(number).name)
+        if self._stop_at is None:
+            self._stop_at = now + self._config.supervisor.drain_seconds
+            self._core.drain(now)
+        else:
+            self._stop_at = 0.0
+
+    def _close(self) -> None:
+        self._core.dispatcher.fail_all(Status.SHUTDOWN, "the supervisor has shut down")
+        self._send_answers()
+        self._processes.kill_all(KILL_SECONDS)
+        self._listener.close()
+        self._wake_in.close()
+        self._wake_out.close()
+        self._log.info("supervisor_stopped")
+
+
+def _launch(config: Config, listener: Listener) -> WorkerLaunch:
+    files = listener.files
+    return WorkerLaunch(
+        endpoint=listener.back_endpoint,
+        libopus=config.workers.libopus,
+        socket=str(files.socket) if files else "",
+        own_directory=bool(files and files.own_directory),
+        curve=listener.keys.for_peer() if listener.keys else {},
+    )

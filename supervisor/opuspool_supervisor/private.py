@@ -1,0 +1,57 @@
+"""A client's own supervisor: `python -m opuspool_supervisor.private`, ended with its client.
+
+It reads one line of JSON from standard input: {"config", "directory", "log_level"}. It answers
+with one line on standard output: {"endpoint", "keys"}, or {"error"}. It leaves when standard input
+ends or the client's process is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from opuspool import config as configs
+from opuspool.curve import CurveKeys
+from opuspool.errors import ConfigError
+from opuspool.exitcodes import ExitCode
+from opuspool.parent import ParentWatch
+from opuspool_supervisor import listen, log
+from opuspool_supervisor.loop import Supervisor
+
+
+def main() -> int:
+    """Serve the client that started this process; returns the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's to handle
+    watch = ParentWatch()
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return ExitCode.OK
+    settings: dict[str, Any] = json.loads(line)
+    config = configs.from_json(json.dumps(settings["config"]).encode())
+    directory = settings["directory"]
+    address = f"ipc://{directory}/pool.sock" if directory else "tcp://127.0.0.1:*"
+    keys = None if directory else CurveKeys.generate()
+    try:
+        listener = listen.listen(address, keys, own_directory=True)
+    except ConfigError as error:
+        _say({"error": str(error)})
+        return ExitCode.ENDPOINT
+    _say({"endpoint": listener.endpoint, "keys": asdict(keys) if keys else None})
+    supervisor = Supervisor(config, listener, log.configure(settings["log_level"]), watch)
+    supervisor.handle_signals(signal.SIGTERM)
+    supervisor.run()
+    return ExitCode.OK
+
+
+def _say(value: dict[str, Any]) -> None:
+    with suppress(BrokenPipeError):
+        sys.stdout.write(json.dumps(value) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

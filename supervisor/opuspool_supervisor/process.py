@@ -1,0 +1,178 @@
+"""Worker processes: spawn, kill, wait; the only file of the supervisor that touches processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from opuspool import recorder
+from opuspool.exitcause import name_exit
+from opuspool_supervisor.core import Death
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STDERR_TAIL_BYTES = 64 * 1024
+"""Of a worker's standard error, this much is kept."""
+
+FAULT_TEXT_BYTES = 64 * 1024
+"""Of faulthandler's text, this much is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLaunch:
+    """What every worker of a supervisor is started with; see `opuspool_workers.settings`."""
+
+    endpoint: str
+    libopus: str
+    socket: str
+    own_directory: bool
+    curve: dict[str, str]
+    identity: str = ""
+    recorder_fd: int = -1
+    fault_fd: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """A worker's process has ended."""
+
+    serial: int
+    death: Death
+    stderr_tail: str
+    fault_text: str
+
+
+class WorkerProcess:
+    """One running worker."""
+
+    def __init__(self, serial: int, popen: subprocess.Popen[bytes], fds: tuple[int, int]) -> None:
+        self.serial = serial
+        self.pid = popen.pid
+        self._popen = popen
+        recorder_fd, self._fault_fd = fds
+        self._recorder = recorder.FlightRecorder(recorder_fd)
+        os.close(recorder_fd)
+        self._tail = bytearray()
+
+    def progress(self) -> int:
+        """How far its flight recorder has counted."""
+        return self._recorder.position().progress
+
+    def kill(self, *, dump: bool) -> None:
+        """End it: SIGABRT, which lets faulthandler write, or SIGKILL."""
+        with suppress(OSError):
+            if dump and sys.platform != "win32":
+                self._popen.send_signal(signal.SIGABRT)
+            else:
+                self._popen.kill()
+
+    def wait(self) -> Exit:
+        """Keep its standard error's tail until it ends; blocks, for a thread of its own."""
+        stderr = self._popen.stderr
+        while stderr is not None and (chunk := os.read(stderr.fileno(), 65536)):
+            self._tail += chunk
+            del self._tail[:-STDERR_TAIL_BYTES]
+        code = self._popen.wait()
+        tail = self._tail.decode(errors="replace")
+        reason, words = name_exit(code, tail)
+        death = Death(reason, words, self._recorder.position())
+        fault_text = os.pread(self._fault_fd, FAULT_TEXT_BYTES, 0).decode(errors="replace")
+        return Exit(self.serial, death, tail, fault_text)
+
+    def close(self) -> None:
+        """Give back what the supervisor held for it; it has ended."""
+        for pipe in (self._popen.stdin, self._popen.stderr):
+            if pipe is not None:
+                pipe.close()
+        self._recorder.close()
+        os.close(self._fault_fd)
+
+
+class Processes:
+    """All running workers of a supervisor.
+
+    Attributes:
+        exits: ends of processes, noted by a thread a worker; `wake` is called after each.
+    """
+
+    def __init__(self, launch: WorkerLaunch, wake: Callable[[], None]) -> None:
+        self.exits: queue.SimpleQueue[Exit] = queue.SimpleQueue()
+        self._launch = launch
+        self._wake = wake
+        self._running: dict[int, WorkerProcess] = {}
+
+    def spawn(self, serial: int, identity: bytes) -> WorkerProcess:
+        """Start a worker.
+
+        Raises:
+            OSError: the system has no room for another process or its descriptors.
+        """
+        fds = (recorder.create(), _unnamed_file())
+        try:
+            popen = self._start(identity, fds)
+        except OSError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        process = WorkerProcess(serial, popen, fds)
+        self._running[serial] = process
+        threading.Thread(
+            target=self._watch, args=(process,), daemon=True, name=f"worker-{serial}"
+        ).start()
+        return process
+
+    def get(self, serial: int) -> WorkerProcess | None:
+        """The running worker with this serial number."""
+        return self._running.get(serial)
+
+    def reap(self, serial: int) -> None:
+        """Forget a worker that has ended."""
+        self._running.pop(serial).close()
+
+    def kill_all(self, seconds: float) -> None:
+        """Kill every worker and wait for their ends, at most `seconds` for each."""
+        for process in self._running.values():
+            process.kill(dump=False)
+        while self._running:
+            try:
+                self.reap(self.exits.get(timeout=seconds).serial)
+            except queue.Empty:
+                return
+
+    def _start(self, identity: bytes, fds: tuple[int, int]) -> subprocess.Popen[bytes]:
+        launch = replace(self._launch, identity=identity.hex(), recorder_fd=fds[0], fault_fd=fds[1])
+        popen = subprocess.Popen(
+            [sys.executable, "-P", "-m", "opuspool_workers"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=fds,
+        )
+        if popen.stdin is not None:
+            with suppress(BrokenPipeError):  # it died at once; its exit tells why
+                popen.stdin.write(_line(asdict(launch)))
+                popen.stdin.flush()
+        return popen
+
+    def _watch(self, process: WorkerProcess) -> None:
+        self.exits.put(process.wait())
+        self._wake()
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _unnamed_file() -> int:
+    with tempfile.TemporaryFile(prefix="opuspool-fault-") as file:
+        return os.dup(file.fileno())

@@ -1,0 +1,151 @@
+"""Slots: numbered places for workers, and the table of their states.
+
+    BACKOFF ──SPAWNED──▶ STARTING ──READY──▶ IDLE ◀──SETTLED── BUSY
+       ▲                    │                 │ └───LEASED───▶  │
+       ├──────EXITED────────┴────────┬────────┴─────────────────┤
+       │                             │                          │
+       ├──PROMOTED──▶ IDLE           └─ DRAIN ─▶ DRAINING ◀─────┘
+       └──GAVE_UP──▶ FAILED ──SPAWNED──▶ STARTING (one probe)
+
+A worker slot serves streams. A spare slot holds a warm worker, which a worker slot takes over
+(PROMOTED) when its own has died.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opuspool_supervisor.dispatch import Lease, Request, Stream
+
+
+class SlotState(StrEnum):
+    """What a slot's worker is doing."""
+
+    STARTING = "STARTING"
+    IDLE = "IDLE"
+    BUSY = "BUSY"
+    DRAINING = "DRAINING"
+    BACKOFF = "BACKOFF"
+    FAILED = "FAILED"
+
+
+class SlotEvent(StrEnum):
+    """What can happen to a slot."""
+
+    SPAWNED = "SPAWNED"
+    READY = "READY"
+    LEASED = "LEASED"
+    SETTLED = "SETTLED"
+    DRAIN = "DRAIN"
+    EXITED = "EXITED"
+    PROMOTED = "PROMOTED"
+    GAVE_UP = "GAVE_UP"
+
+
+SERVING = frozenset({SlotState.IDLE, SlotState.BUSY})
+"""States in which a slot takes requests."""
+
+EMPTY = frozenset({SlotState.BACKOFF, SlotState.FAILED})
+"""States in which a slot has no process."""
+
+TABLE: dict[tuple[SlotState, SlotEvent], SlotState] = {
+    (SlotState.BACKOFF, SlotEvent.SPAWNED): SlotState.STARTING,
+    (SlotState.BACKOFF, SlotEvent.PROMOTED): SlotState.IDLE,
+    (SlotState.BACKOFF, SlotEvent.GAVE_UP): SlotState.FAILED,
+    (SlotState.FAILED, SlotEvent.SPAWNED): SlotState.STARTING,
+    (SlotState.FAILED, SlotEvent.PROMOTED): SlotState.IDLE,
+    (SlotState.STARTING, SlotEvent.READY): SlotState.IDLE,
+    (SlotState.STARTING, SlotEvent.DRAIN): SlotState.DRAINING,
+    (SlotState.STARTING, SlotEvent.EXITED): SlotState.BACKOFF,
+    (SlotState.IDLE, SlotEvent.LEASED): SlotState.BUSY,
+    (SlotState.IDLE, SlotEvent.DRAIN): SlotState.DRAINING,
+    (SlotState.IDLE, SlotEvent.EXITED): SlotState.BACKOFF,
+    (SlotState.BUSY, SlotEvent.SETTLED): SlotState.IDLE,
+    (SlotState.BUSY, SlotEvent.DRAIN): SlotState.DRAINING,
+    (SlotState.BUSY, SlotEvent.EXITED): SlotState.BACKOFF,
+    (SlotState.DRAINING, SlotEvent.READY): SlotState.DRAINING,
+    (SlotState.DRAINING, SlotEvent.SETTLED): SlotState.DRAINING,
+    (SlotState.DRAINING, SlotEvent.EXITED): SlotState.BACKOFF,
+}
+"""Every arrow there is; anything else is a bug and raises."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """One process, as the pure core knows it.
+
+    Attributes:
+        serial: number of the process; no two of a supervisor's have the same.
+        pid: its process id.
+        started: monotonic time of its spawn, seconds.
+        ready: monotonic time of its READY; None before.
+        info: what it said of itself at READY.
+        settled: leases it has settled.
+        killed_for: the restart reason, where the supervisor itself killed it.
+    """
+
+    serial: int
+    pid: int
+    started: float
+    ready: float | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+    settled: int = 0
+    killed_for: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One slot.
+
+    Attributes:
+        number: its number; worker slots come first, spare slots behind them.
+        spare: a spare slot; it serves no streams.
+        generation: how many processes it has had.
+        restarts: how many of them have ended.
+        due: monotonic time of the next spawn, while BACKOFF or FAILED.
+        lease: what its worker has in hand, while BUSY.
+        live, bulk: requests that wait for it; live ones go first.
+        load: packets that wait or are in hand.
+        streams: the streams whose decoder lives here, or will.
+        closes: keys of streams whose decoder its worker should destroy.
+        deaths: monotonic times of the latest ends, for the restart intensity.
+        boot_failures: exits before READY in a row.
+    """
+
+    number: int
+    spare: bool
+    state: SlotState = SlotState.BACKOFF
+    generation: int = 0
+    restarts: int = 0
+    due: float = 0.0
+    worker: Worker | None = None
+    lease: Lease | None = None
+    live: deque[Request] = field(default_factory=deque)
+    bulk: deque[Request] = field(default_factory=deque)
+    load: int = 0
+    streams: set[Stream] = field(default_factory=set)
+    closes: list[int] = field(default_factory=list)
+    deaths: deque[float] = field(default_factory=deque)
+    boot_failures: int = 0
+
+    def advance(self, event: SlotEvent) -> None:
+        """Follow the table.
+
+        Raises:
+            RuntimeError: the table has no such arrow.
+        """
+        try:
+            self.state = TABLE[self.state, event]
+        except KeyError:
+            raise RuntimeError(
+                f"slot {self.number} (generation {self.generation}): {event} while {self.state}"
+            ) from None
+
+    @property
+    def serving(self) -> bool:
+        """Whether streams may be placed here."""
+        return self.state in SERVING and not self.spare

@@ -1,0 +1,71 @@
+"""What `status()` tells: workers, counters, health."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from opuspool import version
+
+if TYPE_CHECKING:
+    from opuspool_supervisor.core import Core
+    from opuspool_supervisor.slots import Slot
+
+
+def report(core: Core, started: float, now: float) -> dict[str, Any]:
+    """Build the status; times in seconds, sizes in bytes.
+
+    Args:
+        core: the supervisor's state.
+        started: monotonic time of the supervisor's start.
+        now: monotonic.
+    """
+    dispatcher = core.dispatcher
+    return {
+        "workers": [_slot(slot, now) for slot in core.slots if not slot.spare],
+        "spares": [_slot(slot, now) for slot in core.slots if slot.spare],
+        "counters": core.books.as_dict(),
+        "streams": dispatcher.streams,
+        "queue_depth": dispatcher.queued,
+        "in_flight": dispatcher.in_flight,
+        "clients": len(dispatcher.clients),
+        "health": core.health,
+        "boot_error": core.boot_error,
+        "libopus": _libopus(core),
+        "supervisor": {
+            "pid": os.getpid(),
+            "uptime_seconds": now - started,
+            "version": version.VERSION,
+        },
+    }
+
+
+def _slot(slot: Slot, now: float) -> dict[str, Any]:
+    worker = slot.worker
+    return {
+        "slot": slot.number,
+        "pid": worker.pid if worker else None,
+        "generation": slot.generation,
+        "state": str(slot.state),
+        "restarts": slot.restarts,
+        "streams": len(slot.streams),
+        "rss_bytes": _rss(worker.pid) if worker else 0,
+        "uptime_seconds": now - worker.started if worker else 0.0,
+    }
+
+
+def _rss(pid: int) -> int:
+    with suppress(psutil.Error):
+        return int(psutil.Process(pid).memory_info().rss)
+    return 0
+
+
+def _libopus(core: Core) -> dict[str, str | None]:
+    """Which libopus the workers loaded; nothing while none has started."""
+    for slot in core.slots:
+        if slot.worker is not None and "libopus" in slot.worker.info:
+            return dict(slot.worker.info["libopus"])
+    return {"path": None, "version": None}

@@ -1,0 +1,79 @@
+"""Fixtures for all tests; after each test nothing of it may be left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import faults
+import leaks
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+settings.register_profile(
+    "default",
+    deadline=None,  # a busy machine is no bug
+    derandomize=os.environ.get("CI") == "true",
+)
+settings.load_profile("default")
+
+_run_folder = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this run temporary folders of its own, so that runs side by side do not see each other.
+
+    The path is short: the name of a Unix socket ends at 107 bytes. pytest's own `tmp_path` stays
+    where it was, to be looked at after a failure.
+    """
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    folder = Path(tempfile.mkdtemp(prefix="opt-"))
+    runtime = folder / "run"
+    runtime.mkdir(mode=0o700)
+    config.stash[_run_folder] = folder
+    os.environ[leaks.MARK] = folder.name
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        os.environ[name] = str(folder)
+    os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+    tempfile.tempdir = None  # look at the environment again
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Delete the run's temporary folders."""
+    if folder := config.stash.get(_run_folder, None):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """Fail the test that leaves a process, temporary file, descriptor or thread behind."""
+    before = leaks.snapshot()
+    yield
+    left = leaks.leaks_since(before)
+    if left:
+        message = str(left)
+        leaks.clean_up(left)
+        pytest.fail(message, pytrace=False)
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    """Return the directory where "-once" faults note that they happened."""
+    folder = tmp_path / "tokens"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch, tokens: Path) -> Path:
+    """Let processes started in this test decode with the faulting libopus; returns its path."""
+    variables = faults.environment(tokens)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return Path(variables["OPUSPOOL_LIBOPUS"])

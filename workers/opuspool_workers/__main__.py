@@ -1,0 +1,97 @@
+"""One decoder process: `python -m opuspool_workers`, started by a supervisor."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import platform
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import zmq
+
+from opuspool import wire
+from opuspool.errors import WireError, WorkerBootError
+from opuspool.exitcodes import ExitCode
+from opuspool.parent import DeathSignal, ParentWatch
+from opuspool.recorder import FlightRecorder
+from opuspool.rundir import RunFiles
+from opuspool.streamformat import StreamFormat
+from opuspool_workers import libopus, selftest, settings
+from opuspool_workers.checkpoint import Relocator
+from opuspool_workers.guard import GuardedBuffer
+from opuspool_workers.serve import LeaseRunner, ProtocolError, Server
+
+if TYPE_CHECKING:
+    from opuspool_workers.settings import WorkerSettings
+
+
+def main() -> int:
+    """Boot, serve, clear up; returns the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+    try:
+        config = settings.read()
+    except (ValueError, TypeError) as error:
+        return _fail(ExitCode.USAGE, f"{error}")
+    faulthandler.enable(config.fault_fd, all_threads=False)
+    watch = ParentWatch()
+    try:
+        code = _serve(config, watch)
+    except WorkerBootError as error:
+        return _fail(ExitCode.NO_LIBOPUS, f"{error}")
+    except selftest.SelfTestError as error:
+        return _fail(ExitCode.SELF_TEST, f"{error}")
+    except (ProtocolError, WireError) as error:
+        return _fail(ExitCode.PROTOCOL, f"{error}")
+    if config.socket:
+        RunFiles(Path(config.socket), config.own_directory).sweep()
+    return code
+
+
+def _serve(config: WorkerSettings, watch: ParentWatch) -> ExitCode:
+    before = Relocator.snapshot()
+    lib = libopus.load(config.libopus or None)
+    selftest.check(lib)
+    relocator = Relocator.create(before)
+    largest = StreamFormat(48000, 2, "float32")
+    buffer = GuardedBuffer(largest.capacity * largest.frame_bytes)
+    runner = LeaseRunner(lib, buffer, relocator, FlightRecorder(config.recorder_fd))
+    context = zmq.Context()
+    socket = _connect(context, config)
+    ready = {
+        "pid": os.getpid(),
+        "libopus": {"path": lib.path, "version": lib.version},
+        "checkpoints": relocator is not None,
+        "python": platform.python_version(),
+    }
+    socket.send_multipart(wire.pack_json(wire.Kind.READY, ready))
+    code = Server(socket, runner, watch, DeathSignal(watch)).run()
+    context.destroy(linger=0)
+    return code
+
+
+def _connect(context: zmq.Context[zmq.Socket[bytes]], config: WorkerSettings) -> zmq.Socket[bytes]:
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.IDENTITY, bytes.fromhex(config.identity))
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_DATA_BYTES)
+    socket.setsockopt(zmq.RECONNECT_IVL, 10)
+    if config.curve:
+        socket.curve_serverkey = config.curve["server"].encode()
+        socket.curve_publickey = config.curve["public"].encode()
+        socket.curve_secretkey = config.curve["secret"].encode()
+    socket.connect(config.endpoint)
+    return socket
+
+
+def _fail(code: ExitCode, message: str) -> int:
+    sys.stderr.write(f"opuspool-worker: {message}\n")
+    return code
+
+
+if __name__ == "__main__":
+    result = main()
+    sys.stderr.flush()
+    os._exit(result)  # no interpreter teardown: it could only hang or fault

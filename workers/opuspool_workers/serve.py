@@ -1,0 +1,207 @@
+"""The worker's loop: take a lease, run its steps, send its results; single-threaded."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING
+
+import zmq
+
+from opuspool import ops, wire
+from opuspool.exitcodes import ExitCode
+from opuspool.ops import OpKind
+from opuspool.recorder import LEASE, OP, PROGRESS, RECORD
+from opuspool.streamformat import FORMATS
+from opuspool.wire import Action, Kind, Result, Status, Step
+from opuspool_workers.decoder import Decoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opuspool.parent import DeathSignal, ParentWatch
+    from opuspool.recorder import FlightRecorder
+    from opuspool_workers.checkpoint import Relocator
+    from opuspool_workers.guard import GuardedBuffer
+    from opuspool_workers.libopus import LibOpus
+
+_OP_KINDS = list(OpKind)
+
+
+class ProtocolError(Exception):
+    """The supervisor asked for what cannot be: this worker's picture of its streams is wrong."""
+
+
+class LeaseRunner:
+    """Runs leases on this worker's decoders.
+
+    Attributes:
+        decoders: the decoder of each stream that lives here.
+    """
+
+    def __init__(
+        self,
+        lib: LibOpus,
+        buffer: GuardedBuffer,
+        relocator: Relocator | None,
+        recorder: FlightRecorder,
+    ) -> None:
+        self.decoders: dict[int, Decoder] = {}
+        self._lib = lib
+        self._buffer = buffer
+        self._relocator = relocator
+        self._words = recorder.words
+        self._results: list[Result] = []
+        self._parts: list[bytes] = []
+        self._actions: dict[int, Callable[[int, Step, bytes], None]] = {
+            Action.OPEN: self._open,
+            Action.RESTORE: self._restore,
+            Action.REPLAY: self._replay,
+            Action.DECODE: self._decode,
+            Action.CHECKPOINT: self._checkpoint,
+            Action.CLOSE: self._close,
+        }
+
+    def run(self, lease: wire.Message) -> wire.Frames:
+        """Run every step of a lease; returns the message with its results.
+
+        Raises:
+            ProtocolError, WireError: the lease cannot be run.
+            OSError: Windows: an access violation inside libopus.
+        """
+        words = self._words
+        actions = self._actions
+        self._results = []
+        self._parts = []
+        words[RECORD] = 0
+        words[OP] = 0
+        words[LEASE] = lease.tag
+        for index, (step, payload) in enumerate(zip(lease.records, lease.payloads(), strict=True)):
+            words[RECORD] = index
+            words[OP] = 0
+            words[PROGRESS] += 1
+            action = actions.get(step.action)
+            if action is None:
+                raise ProtocolError(f"unknown action {step.action}")
+            action(index, step, payload)
+        words[LEASE] = 0
+        return wire.pack(Kind.RESULTS, self._results, self._parts, lease.tag)
+
+    def _open(self, _index: int, step: Step, _payload: bytes) -> None:
+        self._close(_index, step, _payload)
+        fmt = FORMATS.get(step.format)
+        if fmt is None:
+            raise ProtocolError(f"unknown format {step.format}")
+        self.decoders[step.stream] = Decoder(self._lib, fmt, self._buffer)
+
+    def _restore(self, index: int, step: Step, payload: bytes) -> None:
+        if self._relocator is None:
+            raise ProtocolError("a checkpoint, but this worker cannot read checkpoints")
+        state = self._relocator.unpack(payload)
+        self._open(index, step, payload)
+        self.decoders[step.stream].import_state(state)
+
+    def _replay(self, _index: int, step: Step, payload: bytes) -> None:
+        self._run(step, payload, keep=False)
+
+    def _decode(self, index: int, step: Step, payload: bytes) -> None:
+        outcomes, pcm = self._run(step, payload, keep=True)
+        head = struct.pack(f"<{len(outcomes)}i", *outcomes)
+        status = Status.OK if min(outcomes) >= 0 else Status.FAILED_OPS
+        length = len(head) + sum(map(len, pcm))
+        self._results.append(Result(index, length, step.ops, status))
+        self._parts.append(head)
+        self._parts += pcm
+
+    def _checkpoint(self, index: int, step: Step, _payload: bytes) -> None:
+        state = b""
+        if self._relocator is not None:
+            state = self._relocator.pack(self._decoder(step).export_state())
+        self._results.append(Result(index, len(state), 0, Status.OK))
+        self._parts.append(state)
+
+    def _close(self, _index: int, step: Step, _payload: bytes) -> None:
+        decoder = self.decoders.pop(step.stream, None)
+        if decoder is not None:
+            decoder.close()
+
+    def _decoder(self, step: Step) -> Decoder:
+        try:
+            return self.decoders[step.stream]
+        except KeyError:
+            raise ProtocolError(f"stream {step.stream} does not live here") from None
+
+    def _run(self, step: Step, payload: bytes, *, keep: bool) -> tuple[list[int], list[bytes]]:
+        decoder = self._decoder(step)
+        run = decoder.run
+        words = self._words
+        outcomes: list[int] = []
+        pcm: list[bytes] = []
+        at = 4 * step.ops
+        for index, word in enumerate(ops.words_of(payload, step.ops)):
+            words[OP] = index
+            words[PROGRESS] += 1
+            end = at + (word & 0xFFFFFF)
+            samples = run(_OP_KINDS[word >> 24], payload[at:end])
+            at = end
+            outcomes.append(samples)
+            if keep and samples > 0:
+                pcm.append(bytes(decoder.pcm(samples)))
+        return outcomes, pcm
+
+
+class Server:
+    """Takes leases from the supervisor's socket until told to stop, or the supervisor is gone."""
+
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        runner: LeaseRunner,
+        watch: ParentWatch,
+        death_signal: DeathSignal,
+    ) -> None:
+        self._socket = socket
+        self._runner = runner
+        self._watch = watch
+        self._death_signal = death_signal
+
+    def run(self) -> ExitCode:
+        """Serve; returns why it ended."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        for fd in self._watch.filenos():
+            poller.register(fd, zmq.POLLIN)
+        while True:
+            ready = dict(poller.poll())
+            if any(ready.get(fd) for fd in self._watch.filenos()):
+                return ExitCode.OK
+            if self._socket in ready and not self._receive():
+                return ExitCode.OK
+
+    def _receive(self) -> bool:
+        message = wire.parse(self._socket.recv_multipart())
+        if message.kind is Kind.LEASE:
+            return self._lease(message)
+        if message.kind is Kind.PING:
+            self._socket.send_multipart(wire.pack_plain(Kind.PING))
+            return True
+        if message.kind is Kind.STOP:
+            return False
+        raise ProtocolError(f"unexpected {message.kind.name}")
+
+    def _lease(self, message: wire.Message) -> bool:
+        if not self._death_signal.arm():
+            return False
+        try:
+            reply = self._runner.run(message)
+        except OSError as error:
+            _leave_at_once(error)
+        self._death_signal.disarm()
+        self._socket.send_multipart(reply, copy=False)
+        return True
+
+
+def _leave_at_once(error: OSError) -> None:
+    """Windows: ctypes caught an access violation; the heap is not to be trusted any more."""
+    os.write(2, f"opuspool-worker: {error}\n".encode())
+    os._exit(ExitCode.FAULT)

@@ -53,10 +53,10 @@ def main() -> int:
 def _serve(config: WorkerSettings, watch: ParentWatch) -> ExitCode:
     before = Relocator.snapshot()
     lib = libopus.load(config.libopus or None)
-    selftest.check(lib)
-    relocator = Relocator.create(before)
     largest = StreamFormat(48000, 2, "float32")
     buffer = GuardedBuffer(largest.capacity * largest.frame_bytes)
+    selftest.check(lib, buffer)
+    relocator = Relocator.create(before)
     runner = LeaseRunner(lib, buffer, relocator, FlightRecorder(config.recorder_fd))
     context = zmq.Context()
     socket = _connect(context, config)

@@ -97,9 +97,11 @@ class LeaseRunner:
     def _restore(self, index: int, step: Step, payload: bytes) -> None:
         if self._relocator is None:
             raise ProtocolError("a checkpoint, but this worker cannot read checkpoints")
-        state = self._relocator.unpack(payload)
         self._open(index, step, payload)
-        self.decoders[step.stream].import_state(state)
+        try:
+            self.decoders[step.stream].import_state(self._relocator.unpack(payload))
+        except ValueError as error:  # libopus was replaced on disk: the journal alone serves
+            os.write(2, f"opuspool-worker: checkpoint not used: {error}\n".encode())
 
     def _replay(self, _index: int, step: Step, payload: bytes) -> None:
         self._run(step, payload, keep=False)
@@ -134,6 +136,7 @@ class LeaseRunner:
     def _run(self, step: Step, payload: bytes, *, keep: bool) -> tuple[list[int], list[bytes]]:
         decoder = self._decoder(step)
         run = decoder.run
+        capacity = decoder.capacity
         words = self._words
         outcomes: list[int] = []
         pcm: list[bytes] = []
@@ -143,6 +146,8 @@ class LeaseRunner:
             words[PROGRESS] += 1
             end = at + (word & 0xFFFFFF)
             samples = run(_OP_KINDS[word >> 24], payload[at:end])
+            if samples > capacity:
+                raise ProtocolError(f"libopus claims {samples} samples, at most {capacity} fit")
             at = end
             outcomes.append(samples)
             if keep and samples > 0:

@@ -1,0 +1,3 @@
+"""placeholder until helper-2 delivers"""
+
+Source = object

@@ -1,0 +1,116 @@
+"""One stream's decoder: a pair of `opus_decoder_create` and `opus_decoder_destroy`."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_int
+from typing import TYPE_CHECKING
+
+from opuspool.ops import INVALID_PACKET, POISON, OpKind
+from opuspool_workers.libopus import GET_FINAL_RANGE, GET_LAST_PACKET_DURATION
+from opuspool_workers.packets import violation
+
+if TYPE_CHECKING:
+    from opuspool.streamformat import StreamFormat
+    from opuspool_workers.guard import GuardedBuffer
+    from opuspool_workers.libopus import LibOpus
+
+FIRST_LOSS_MS = 20
+"""A loss before any packet is concealed for this long: the usual packet's length."""
+
+
+class Decoder:
+    """A decoder and its PCM buffer of 120 ms, which ends at a guard page.
+
+    Args:
+        lib: the loaded libopus.
+        fmt: what it decodes to; the buffer holds 120 ms of that, whatever a packet says of itself.
+        buffer: shared by all decoders of a worker; large enough for each of them.
+
+    Attributes:
+        capacity: samples per channel that fit the buffer, 120 ms.
+
+    Raises:
+        MemoryError: libopus cannot make a decoder.
+    """
+
+    def __init__(self, lib: LibOpus, fmt: StreamFormat, buffer: GuardedBuffer) -> None:
+        self.capacity = fmt.capacity
+        self._lib = lib
+        self._rate = fmt.sample_rate
+        self._frame_bytes = fmt.frame_bytes
+        size = fmt.capacity * fmt.frame_bytes
+        self._pcm = buffer.end - size
+        self._view = buffer.view[-size:]
+        self._decode = lib.decode_float if fmt.dtype == "float32" else lib.decode
+        self._size = lib.get_size(fmt.channels)
+        error = c_int()
+        state = lib.create(fmt.sample_rate, fmt.channels, ctypes.byref(error))
+        if not state:
+            raise MemoryError(f"libopus made no decoder (code {error.value})")
+        self._state: int | None = state
+
+    def run(self, kind: OpKind, packet: bytes) -> int:
+        """Run one operation.
+
+        Returns:
+            Samples per channel, to be had with `pcm`; or a negative code: libopus's own, or
+            `POISON`. A packet that breaks RFC 6716's rules never reaches libopus.
+        """
+        if kind is OpKind.PACKET:
+            if violation(packet) is not None:
+                return INVALID_PACKET
+            return self._decode(self._state, packet, len(packet), self._pcm, self.capacity, 0)
+        if kind is OpKind.LOST:
+            return self._decode(self._state, None, 0, self._pcm, self._last_samples(), 0)
+        if kind is OpKind.POISONED:
+            return POISON
+        if violation(packet) is not None:
+            return INVALID_PACKET
+        samples = self._last_samples(packet)
+        return self._decode(self._state, packet, len(packet), self._pcm, samples, 1)
+
+    def pcm(self, samples: int) -> memoryview:
+        """The PCM of the last operation; valid until the next one of any decoder."""
+        return self._view[: samples * self._frame_bytes]
+
+    def final_range(self) -> int:
+        """The range decoder's last state, which proves how a packet was read (RFC 6716, 6.1)."""
+        return self._lib.get(self._live_state(), GET_FINAL_RANGE)
+
+    def export_state(self) -> bytes:
+        """Copy the decoder's state; it holds addresses of this process (see checkpoint.py)."""
+        return ctypes.string_at(self._live_state(), self._size)
+
+    def import_state(self, state: bytes) -> None:
+        """Take a state whose addresses are of this process.
+
+        Raises:
+            ValueError: it is not of this decoder's size.
+        """
+        if len(state) != self._size:
+            raise ValueError(f"a state of {len(state)} bytes, this decoder's has {self._size}")
+        ctypes.memmove(self._live_state(), state, self._size)
+
+    def close(self) -> None:
+        """Destroy the decoder; a second time does nothing."""
+        state, self._state = self._state, None
+        if state is not None:
+            self._lib.destroy(state)
+
+    def _live_state(self) -> int:
+        if self._state is None:
+            raise ValueError("this decoder is closed")
+        return self._state
+
+    def _last_samples(self, packet: bytes = b"") -> int:
+        """How long a lost packet was: as the last one, else as this one, else 20 ms.
+
+        Always a multiple of 2.5 ms and at most 120 ms, as `opus.h` demands of a loss.
+        """
+        samples = self._lib.get(self._live_state(), GET_LAST_PACKET_DURATION)
+        if samples == 0 and packet:
+            samples = self._lib.packet_samples(packet, len(packet), self._rate)
+        if samples <= 0 or samples > self.capacity or samples % (self._rate // 400):
+            samples = self._rate * FIRST_LOSS_MS // 1000
+        return samples

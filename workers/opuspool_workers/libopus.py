@@ -1,0 +1,193 @@
+"""Find libopus, load it through PyOgg, declare its functions; the only file that calls libopus.
+
+PyOgg looks for its libraries with `ctypes.util.find_library` when imported. For the time of that
+import the answer for "opus" is the chosen path and for everything else none: neither FLAC nor
+Vorbis is loaded. Its own prototypes are incomplete (and some are wrong), so the few that are
+needed are declared here, as `PYFUNCTYPE`: they keep the GIL, which a process of one thread loses
+nothing by, and which saves a microsecond a call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import importlib.util
+import os
+import sys
+from contextlib import contextmanager, suppress
+from ctypes import POINTER, c_char_p, c_int, c_int32, c_uint32, c_void_p
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opuspool.errors import WorkerBootError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+WHAT_TO_DO = (
+    'install it (Debian: "apt install libopus0"), or "pip install opuspool[av]", which brings one, '
+    "or set [workers] libopus to a library's path"
+)
+
+_SONAMES = ("libopus.so.0", "libopus.so")
+
+GET_FINAL_RANGE = 4031  # opus_defines.h, OPUS_GET_FINAL_RANGE_REQUEST
+GET_LAST_PACKET_DURATION = 4039  # opus_defines.h, OPUS_GET_LAST_PACKET_DURATION_REQUEST
+
+
+@dataclass(frozen=True, slots=True)
+class LibOpus:
+    """A loaded libopus and its functions (`opus.h`).
+
+    Attributes:
+        path: what was loaded.
+        version: what it says of itself, such as "libopus 1.3.1".
+        decode: `opus_decode`: (state, packet, bytes, pcm, samples, fec) to samples or a code.
+        decode_float: `opus_decode_float`, with the same arguments.
+        create: `opus_decoder_create`: (rate, channels, error) to a state.
+        destroy: `opus_decoder_destroy`.
+        get_size: `opus_decoder_get_size`: channels to bytes of a state.
+        packet_samples: `opus_packet_get_nb_samples`: (packet, bytes, rate) to samples or a code.
+        packet_parse: `opus_packet_parse`.
+    """
+
+    path: str
+    version: str
+    decode: Callable[..., int]
+    decode_float: Callable[..., int]
+    create: Callable[..., int | None]
+    destroy: Callable[[int], None]
+    get_size: Callable[[int], int]
+    packet_samples: Callable[[bytes, int, int], int]
+    packet_parse: Callable[..., int]
+    _ctl: Callable[..., int]
+
+    def get(self, state: int, request: int) -> int:
+        """Read a 32-bit value of a decoder with `opus_decoder_ctl`."""
+        value = c_uint32()
+        self._ctl(state, request, ctypes.byref(value))
+        return value.value
+
+
+def load(path: str | None = None) -> LibOpus:
+    """Load libopus: the given one, or the first that is found.
+
+    Args:
+        path: the library to load (`[workers] libopus`); None: search.
+
+    Raises:
+        WorkerBootError: there is none, or it is not a libopus.
+    """
+    chosen = path or locate()
+    _try_to_load(chosen)
+    return _declare(_through_pyogg(chosen), chosen)
+
+
+def locate() -> str:
+    """The libopus that `load` takes when none is given.
+
+    PyOgg's own on Windows and macOS, else the system's, else the one inside an installed PyAV.
+
+    Raises:
+        WorkerBootError: there is none.
+    """
+    tried = []
+    for where, find in _PLACES:
+        found = find()
+        if found:
+            return found
+        tried.append(where)
+    raise WorkerBootError(f"libopus was not found (looked in {', '.join(tried)}): {WHAT_TO_DO}")
+
+
+def _pyoggs_own() -> str | None:
+    if sys.platform not in {"win32", "darwin"}:
+        return None
+    return _beside("pyogg", "*opus.d*")
+
+
+def _systems() -> str | None:
+    for name in _SONAMES if sys.platform == "linux" else ():
+        with suppress(OSError):
+            ctypes.CDLL(name)
+            return name
+    return ctypes.util.find_library("opus")
+
+
+def _pyavs() -> str | None:
+    pattern = "**/libopus*" if sys.platform == "darwin" else "../av.libs/libopus*"
+    return _beside("av", pattern)
+
+
+def _beside(package: str, pattern: str) -> str | None:
+    """A file near an installed package, found without importing it."""
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for found in sorted(Path(folder).glob(pattern)):
+            return str(found.resolve())
+    return None
+
+
+_PLACES: tuple[tuple[str, Callable[[], str | None]], ...] = (
+    ("PyOgg", _pyoggs_own),
+    ("the system", _systems),
+    ("PyAV", _pyavs),
+)
+
+
+def _try_to_load(path: str) -> None:
+    """Load it once for the sake of the error's text: PyOgg swallows it."""
+    try:
+        library = ctypes.CDLL(path)
+    except OSError as error:
+        raise WorkerBootError(f"{path} cannot be loaded: {error}; {WHAT_TO_DO}") from None
+    if not hasattr(library, "opus_decode_float"):
+        raise WorkerBootError(f"{path} is not a libopus: it has no opus_decode_float; {WHAT_TO_DO}")
+
+
+def _through_pyogg(path: str) -> ctypes.CDLL:
+    with _only_opus(path):
+        import pyogg.opus
+    library = pyogg.opus.libopus
+    if library is None:
+        raise WorkerBootError(f"PyOgg would not load {path}: {WHAT_TO_DO}")
+    return library  # type: ignore[no-any-return]  # PyOgg has no types
+
+
+@contextmanager
+def _only_opus(path: str) -> Iterator[None]:
+    """For a while, the only library that can be found is this one."""
+    find, search_path = ctypes.util.find_library, os.environ.get("PATH", "")
+    ctypes.util.find_library = lambda name: path if name == "opus" else None
+    try:
+        yield
+    finally:
+        ctypes.util.find_library = find
+        os.environ["PATH"] = search_path  # PyOgg appends to it
+
+
+def _declare(library: ctypes.CDLL, path: str) -> LibOpus:
+    def function(name: str, result: Any, *arguments: Any) -> Any:
+        try:
+            return ctypes.PYFUNCTYPE(result, *arguments)((name, library))
+        except AttributeError:
+            message = f"{path} is not a whole libopus: it has no {name}; {WHAT_TO_DO}"
+            raise WorkerBootError(message) from None
+
+    decode = (c_void_p, c_char_p, c_int32, c_void_p, c_int, c_int)
+    parse = (c_char_p, c_int32, c_void_p, c_void_p, c_void_p, c_void_p)
+    version = function("opus_get_version_string", c_char_p)()
+    return LibOpus(
+        path=path,
+        version=version.decode(errors="replace"),
+        decode=function("opus_decode", c_int, *decode),
+        decode_float=function("opus_decode_float", c_int, *decode),
+        create=function("opus_decoder_create", c_void_p, c_int32, c_int, POINTER(c_int)),
+        destroy=function("opus_decoder_destroy", None, c_void_p),
+        get_size=function("opus_decoder_get_size", c_int, c_int),
+        packet_samples=function("opus_packet_get_nb_samples", c_int, c_char_p, c_int32, c_int32),
+        packet_parse=function("opus_packet_parse", c_int, *parse),
+        # Variadic; on x86-64 and Linux arm64 one pointer passes as if declared.
+        _ctl=function("opus_decoder_ctl", c_int, c_void_p, c_int, c_void_p),
+    )

@@ -1,0 +1,134 @@
+"""RFC 6716's rules for packets (section 3.4, R1 to R7), checked before libopus sees one."""
+
+from __future__ import annotations
+
+from opuspool.streamformat import MAX_PACKET_BYTES
+
+MAX_FRAME_BYTES = 1275
+"""R2: no frame is longer."""
+
+MAX_UNITS = 48
+"""R5: 120 ms, in units of 2.5 ms."""
+
+_BANDWIDTHS = ("narrowband", "mediumband", "wideband", "superwideband", "fullband")
+
+
+def _units(config: int) -> int:
+    """Length of a configuration's frames in units of 2.5 ms (RFC 6716, table 2)."""
+    if config < 12:  # SILK: 10, 20, 40, 60 ms
+        return (4, 8, 16, 24)[config % 4]
+    if config < 16:  # hybrid: 10, 20 ms
+        return (4, 8)[config % 2]
+    return (1, 2, 4, 8)[config % 4]  # CELT: 2.5, 5, 10, 20 ms
+
+
+_FRAME_UNITS = tuple(_units(toc >> 3) for toc in range(256))
+
+
+def violation(packet: bytes) -> str | None:
+    """The rule that a packet breaks, in words; None where it breaks none."""
+    size = len(packet)
+    if not size:
+        return "R1: the packet is empty"
+    toc = packet[0]
+    code = toc & 3
+    if code == 0:
+        return None if size <= MAX_FRAME_BYTES + 1 else f"R2: a frame of {size - 1} bytes"
+    if size > MAX_PACKET_BYTES:
+        return f"{size} bytes, more than any packet of one stream has (RFC 7845, section 6)"
+    if code == 1:
+        return _two_equal(size - 1)
+    if code == 2:
+        return _two_different(packet)
+    return _many(packet)
+
+
+def _two_equal(size: int) -> str | None:
+    if size % 2:
+        return f"R3: {size} bytes for two equal frames"
+    return _frame(size // 2)
+
+
+def _two_different(packet: bytes) -> str | None:
+    first, at = _length(packet, 1, len(packet))
+    if first < 0 or at + first > len(packet):
+        return "R4: the first frame's length does not fit the packet"
+    return _frame(len(packet) - at - first)
+
+
+def _many(packet: bytes) -> str | None:
+    end = len(packet)
+    if end < 2:
+        return "R6, R7: the frame count byte is missing"
+    count = packet[1]
+    frames = count & 63
+    units = frames * _FRAME_UNITS[packet[0]]
+    if not frames or units > MAX_UNITS:
+        return f"R5: {units * 2.5:g} ms of audio, more than 0 and at most 120 ms"
+    at = 2
+    if count & 64:
+        at, end = _padding(packet, at, end)
+    if at > end:
+        return "R6, R7: the padding does not fit the packet"
+    return _variable(packet, at, end, frames) if count & 128 else _constant(end - at, frames)
+
+
+def _padding(packet: bytes, at: int, end: int) -> tuple[int, int]:
+    """Where the frames begin and end without the padding; begin > end: it does not fit."""
+    while at < len(packet):
+        byte = packet[at]
+        at += 1
+        if byte < 255:
+            return at, end - byte
+        end -= 254
+    return 1, 0
+
+
+def _constant(size: int, frames: int) -> str | None:
+    if size % frames:
+        return f"R6: {size} bytes for {frames} equal frames"
+    return _frame(size // frames)
+
+
+def _variable(packet: bytes, at: int, end: int, frames: int) -> str | None:
+    total = 0
+    for _ in range(frames - 1):
+        length, at = _length(packet, at, end)
+        if length < 0:
+            return "R7: a frame's length is missing"
+        total += length
+    if at + total > end:
+        return "R7: the frames do not fit the packet"
+    return _frame(end - at - total)
+
+
+def _length(packet: bytes, at: int, end: int) -> tuple[int, int]:
+    """A frame's length and where what follows begins (RFC 6716, 3.2.1); -1: it is missing."""
+    if at >= end:
+        return -1, at
+    first = packet[at]
+    if first < 252:
+        return first, at + 1
+    if at + 1 >= end:
+        return -1, at
+    return 4 * packet[at + 1] + first, at + 2
+
+
+def _frame(size: int) -> str | None:
+    return None if size <= MAX_FRAME_BYTES else f"R2: a frame of {size} bytes"
+
+
+def toc_words(packet: bytes) -> str:
+    """What a packet says of itself, such as "SILK wideband, 20 ms, mono, code 0"."""
+    if not packet:
+        return "empty"
+    toc = packet[0]
+    config = toc >> 3
+    if config < 12:
+        mode, bandwidth = "SILK", _BANDWIDTHS[config // 4]
+    elif config < 16:
+        mode, bandwidth = "hybrid", _BANDWIDTHS[3 + (config - 12) // 2]
+    else:
+        mode, bandwidth = "CELT", (_BANDWIDTHS[0], *_BANDWIDTHS[2:])[(config - 16) // 4]
+    channels = "stereo" if toc & 4 else "mono"
+    return f"{mode} {bandwidth}, {_FRAME_UNITS[toc] * 2.5:g} ms, {channels}, code {toc & 3}"

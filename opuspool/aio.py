@@ -12,6 +12,7 @@ from opuspool import calls, files
 from opuspool.base import PoolBase, check_open
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
+from opuspool.streamformat import StreamFormat
 from opuspool.wire import Flag
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from opuspool.calls import Packet
     from opuspool.config import Config
     from opuspool.connection import Connection
-    from opuspool.files import Source
+    from opuspool.oggopus import Source
     from opuspool.ops import Op
     from opuspool.pcm import Pcm
     from opuspool.streamformat import SampleType
@@ -106,9 +107,7 @@ class AsyncPool(PoolBase):
         self, sample_rate: int = 16000, channels: int = 1, dtype: SampleType = "float32"
     ) -> AsyncStream:
         """Open a live stream, for `async with`; see `Pool.stream`."""
-        fmt = self._format(sample_rate, channels, dtype)
-        self._connection.check()
-        return AsyncStream(self, StreamState(next(self._stream_ids), fmt))
+        return self._stream(StreamFormat(sample_rate, channels, dtype))
 
     async def decode(
         self,
@@ -119,10 +118,8 @@ class AsyncPool(PoolBase):
         timeout: float | None = None,  # noqa: ASYNC109  the supervisor must know the deadline
     ) -> Pcm:
         """Decode a whole utterance with a decoder of its own; see `Pool.decode`."""
-        deadline = self._deadline(timeout)
-        operations = calls.operations(packets)
-        async with self.stream(sample_rate, channels, dtype) as stream:
-            return await stream._run(operations, deadline, Flag.BULK)  # noqa: SLF001
+        fmt = StreamFormat(sample_rate, channels, dtype)
+        return await self._decode(calls.operations(packets), fmt, timeout)
 
     async def decode_file(
         self,
@@ -135,13 +132,26 @@ class AsyncPool(PoolBase):
         """Decode an Ogg Opus file; see `Pool.decode_file`."""
         plan = await asyncio.to_thread(files.Plan, source, sample_rate, channels, dtype)
         for link in plan.links:
-            pcm = await self.decode(link.packets, sample_rate, plan.channels, timeout=timeout)
-            plan.add(link, pcm)
+            plan.add(link, await self._decode(plan.operations(link), plan.format, timeout))
         return plan.result()
 
     async def status(self, timeout: float = 5.0) -> dict[str, Any]:  # noqa: ASYNC109
         """Workers, counters and health; see `Pool.status`."""
         return await asyncio.to_thread(self._connection.ask, "status", timeout)
+
+    def _stream(self, fmt: StreamFormat) -> AsyncStream:
+        self._connection.check()
+        return AsyncStream(self, StreamState(next(self._stream_ids), fmt))
+
+    async def _decode(
+        self,
+        operations: list[Op],
+        fmt: StreamFormat,
+        timeout: float | None,  # noqa: ASYNC109  the supervisor must know the deadline
+    ) -> Pcm:
+        deadline = self._deadline(timeout)
+        async with self._stream(fmt) as stream:
+            return await stream._run(operations, deadline, Flag.BULK)  # noqa: SLF001
 
     @property
     def _connection(self) -> Connection:

@@ -16,7 +16,6 @@ from opuspool import curve, endpoint
 from opuspool.connection import Connection
 from opuspool.embedded import PrivateSupervisor
 from opuspool.errors import OpusPoolError, StreamClosedError
-from opuspool.streamformat import SampleType, StreamFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,9 +114,6 @@ class PoolBase:
     def _shut(self) -> None:
         if self._end is not None:
             self._end()
-
-    def _format(self, sample_rate: int, channels: int, dtype: SampleType) -> StreamFormat:
-        return StreamFormat(sample_rate, channels, dtype)
 
     def _deadline(self, timeout: float | None) -> float:
         """The monotonic time at which a call with this timeout (seconds) must have ended."""

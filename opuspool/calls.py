@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from opuspool import ops, pcm
@@ -169,14 +170,19 @@ def collect(outcomes: list[ops.Outcome], operations_: list[Op], fmt: StreamForma
     Raises:
         PacketError: packets were refused or are poison; the first decides which error it is.
     """
-    results = [n for outcome in outcomes for n in outcome.results]
+    results = [
+        n
+        for n, op in zip(chain.from_iterable(o.results for o in outcomes), operations_, strict=True)
+        if op.kind is not OpKind.GAIN
+    ]
+    packets = [op.packet for op in operations_ if op.kind is not OpKind.GAIN]
     joined = pcm.join([pcm.from_bytes(o.pcm, fmt) for o in outcomes], fmt)
     failures = {index: n for index, n in enumerate(results) if n < 0}
     if not failures:
         return joined
     index, code = next(iter(failures.items()))
-    of = f" of {len(operations_)}" if len(operations_) > 1 else ""
-    what = f"packet {index}{of} ({len(operations_[index].packet)} bytes)"
+    of = f" of {len(packets)}" if len(packets) > 1 else ""
+    what = f"packet {index}{of} ({len(packets[index])} bytes)"
     if code == POISON:
         raise PoisonPacketError(
             f"{what} killed its workers and is not tried again; the stream goes on without it",

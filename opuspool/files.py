@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opuspool import oggopus, pcm
-from opuspool.oggopus import Source
+from opuspool import calls, oggopus, ops, pcm
+from opuspool.ops import Op, OpKind
 from opuspool.streamformat import StreamFormat
 
 if TYPE_CHECKING:
-    from opuspool.oggopus import Link
+    from opuspool.oggopus import Link, Source
     from opuspool.pcm import Pcm
     from opuspool.streamformat import SampleType
 
-__all__ = ["Plan", "Source"]
-
 
 class Plan:
-    """A file's links to decode as float32, one after another, and what they come to.
+    """A file's links to decode one after another, and what they come to.
 
     Attributes:
         links: what to decode, each with a decoder of its own.
-        channels: of the decoders and of the result; where not asked for, as the first link has.
+        format: of the decoders and of the result; where no number of channels is asked for, as
+            many as the link with the most has (as opusdec).
 
     Raises:
         InvalidFileError: the source is not Ogg Opus, or no audio can be had from it.
@@ -32,20 +31,25 @@ class Plan:
     def __init__(
         self, source: Source, sample_rate: int, channels: int | None, dtype: SampleType
     ) -> None:
-        self._format = StreamFormat(sample_rate, 1 if channels is None else channels, dtype)
+        asked = StreamFormat(sample_rate, 1 if channels is None else channels, dtype)
         self.links = oggopus.read(source)
-        self.channels = self.links[0].channels if channels is None else channels
+        if channels is None:
+            most = max(link.channels for link in self.links)
+            asked = StreamFormat(sample_rate, most, dtype)
+        self.format = asked
         self._parts: list[Pcm] = []
 
+    def operations(self, link: Link) -> list[Op]:
+        """What decodes a link: its gain, where it has one, and its packets."""
+        gain = link.head.gain
+        first = [Op(OpKind.GAIN, ops.pack_gain(gain))] if gain else []
+        return first + calls.operations(link.packets)
+
     def add(self, link: Link, raw: Pcm) -> None:
-        """Take the raw PCM of a link: cut it, apply its gain, give it the asked type."""
-        part = oggopus.finish(raw, link, self._format.sample_rate)
-        if self._format.dtype == "int16":
-            self._parts.append(oggopus.to_int16(part))
-        else:
-            self._parts.append(part)
+        """Take the raw PCM of a link, without its pre-skip and what its end trims."""
+        start, end = link.window(self.format.sample_rate)
+        self._parts.append(raw[start:end])
 
     def result(self) -> Pcm:
         """All links, joined."""
-        fmt = StreamFormat(self._format.sample_rate, self.channels, self._format.dtype)
-        return pcm.join(self._parts, fmt)
+        return pcm.join(self._parts, self.format)

@@ -36,6 +36,8 @@ class OpKind(IntEnum):
     """Decode the packet before this one from this one's in-band FEC."""
     POISONED = 3
     """Not executed: the packet that stood here killed its workers."""
+    GAIN = 4
+    """Set the output's gain from now on: i16 in 1/256 dB; gives no samples."""
 
 
 class Op(NamedTuple):
@@ -60,6 +62,19 @@ def pack(ops: list[Op]) -> bytes:
     return struct.pack(f"<{len(ops)}I", *words) + b"".join([op.packet for op in ops])
 
 
+_GAIN = struct.Struct("<h")
+
+
+def pack_gain(gain: int) -> bytes:
+    """What a GAIN operation carries; 1/256 dB, from -32768 to 32767 (`opus_defines.h`)."""
+    return _GAIN.pack(gain)
+
+
+def unpack_gain(data: bytes) -> int | None:
+    """The gain in a GAIN operation; None where it is not one."""
+    return int(_GAIN.unpack(data)[0]) if len(data) == _GAIN.size else None
+
+
 def words_of(blob: bytes, count: int) -> tuple[int, ...]:
     """Read and check the operation words of a blob.
 
@@ -72,7 +87,7 @@ def words_of(blob: bytes, count: int) -> tuple[int, ...]:
     words = struct.unpack_from(f"<{count}I", blob)
     total = 0
     for word in words:
-        if word >> 24 > OpKind.POISONED or word & 0xFFFFFF > MAX_PACKET_BYTES:
+        if word >> 24 > OpKind.GAIN or word & 0xFFFFFF > MAX_PACKET_BYTES:
             raise WireError(f"operation word {word:#010x} is not one of ours")
         total += word & 0xFFFFFF
     if head + total != len(blob):

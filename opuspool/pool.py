@@ -11,6 +11,7 @@ from opuspool import calls, files
 from opuspool.base import PoolBase, check_open
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
+from opuspool.streamformat import StreamFormat
 from opuspool.wire import Flag
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from opuspool.calls import Packet
     from opuspool.config import Config
     from opuspool.connection import Connection
-    from opuspool.files import Source
+    from opuspool.oggopus import Source
     from opuspool.ops import Op, Outcome
     from opuspool.pcm import Pcm
     from opuspool.streamformat import SampleType
@@ -110,9 +111,7 @@ class Pool(PoolBase):
             channels: 1 or 2.
             dtype: "float32", in [-1, 1], or "int16".
         """
-        fmt = self._format(sample_rate, channels, dtype)
-        self._connection.check()
-        return Stream(self, StreamState(next(self._stream_ids), fmt))
+        return self._stream(StreamFormat(sample_rate, channels, dtype))
 
     def decode(
         self,
@@ -139,10 +138,8 @@ class Pool(PoolBase):
             DecodeTimeoutError, OverloadedError, WorkerBootError, SupervisorLostError,
             PoolClosedError: the utterance was not decoded.
         """
-        deadline = self._deadline(timeout)
-        operations = calls.operations(packets)
-        with self.stream(sample_rate, channels, dtype) as stream:
-            return stream._run(operations, deadline, Flag.BULK)  # noqa: SLF001  its other half
+        fmt = StreamFormat(sample_rate, channels, dtype)
+        return self._decode(calls.operations(packets), fmt, timeout)
 
     def decode_file(
         self,
@@ -168,7 +165,7 @@ class Pool(PoolBase):
         """
         plan = files.Plan(source, sample_rate, channels, dtype)
         for link in plan.links:
-            plan.add(link, self.decode(link.packets, sample_rate, plan.channels, timeout=timeout))
+            plan.add(link, self._decode(plan.operations(link), plan.format, timeout))
         return plan.result()
 
     def status(self, timeout: float = 5.0) -> dict[str, Any]:
@@ -178,6 +175,15 @@ class Pool(PoolBase):
             SupervisorLostError: no answer within `timeout` seconds.
         """
         return self._connection.ask("status", timeout)
+
+    def _stream(self, fmt: StreamFormat) -> Stream:
+        self._connection.check()
+        return Stream(self, StreamState(next(self._stream_ids), fmt))
+
+    def _decode(self, operations: list[Op], fmt: StreamFormat, timeout: float | None) -> Pcm:
+        deadline = self._deadline(timeout)
+        with self._stream(fmt) as stream:
+            return stream._run(operations, deadline, Flag.BULK)  # noqa: SLF001  its other half
 
     @property
     def _connection(self) -> Connection:

@@ -290,7 +290,7 @@ class Core:
             return
         spare.worker = None
         spare.advance(SlotEvent.EXITED)
-        spare.due = now
+        spare.due = max(now, slot.due)  # the dead worker's backoff, so that none is left out
         slot.worker = worker
         slot.generation += 1
         slot.advance(SlotEvent.PROMOTED)

@@ -6,8 +6,8 @@ import ctypes
 from ctypes import c_int
 from typing import TYPE_CHECKING
 
-from opuspool.ops import INVALID_PACKET, POISON, OpKind
-from opuspool_workers.libopus import GET_FINAL_RANGE, GET_LAST_PACKET_DURATION
+from opuspool.ops import INVALID_PACKET, POISON, OpKind, unpack_gain
+from opuspool_workers.libopus import GET_FINAL_RANGE, GET_LAST_PACKET_DURATION, SET_GAIN
 from opuspool_workers.packets import violation
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class Decoder:
             return self._decode(self._state, None, 0, self._pcm, self._last_samples(), 0)
         if kind is OpKind.POISONED:
             return POISON
+        if kind is OpKind.GAIN:
+            return self._set_gain(packet)
         if violation(packet) is not None:
             return INVALID_PACKET
         samples = self._last_samples(packet)
@@ -97,6 +99,12 @@ class Decoder:
         state, self._state = self._state, None
         if state is not None:
             self._lib.destroy(state)
+
+    def _set_gain(self, data: bytes) -> int:
+        gain = unpack_gain(data)
+        if gain is None:
+            return INVALID_PACKET
+        return self._lib.set(self._live_state(), SET_GAIN, gain)
 
     def _live_state(self) -> int:
         if self._state is None:

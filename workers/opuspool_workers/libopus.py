@@ -32,6 +32,7 @@ WHAT_TO_DO = (
 
 _SONAMES = ("libopus.so.0", "libopus.so")
 
+SET_GAIN = 4034  # opus_defines.h, OPUS_SET_GAIN_REQUEST
 GET_FINAL_RANGE = 4031  # opus_defines.h, OPUS_GET_FINAL_RANGE_REQUEST
 GET_LAST_PACKET_DURATION = 4039  # opus_defines.h, OPUS_GET_LAST_PACKET_DURATION_REQUEST
 
@@ -62,12 +63,17 @@ class LibOpus:
     packet_samples: Callable[[bytes, int, int], int]
     packet_parse: Callable[..., int]
     _ctl: Callable[..., int]
+    _ctl_set: Callable[[int, int, int], int]
 
     def get(self, state: int, request: int) -> int:
         """Read a 32-bit value of a decoder with `opus_decoder_ctl`."""
         value = c_uint32()
         self._ctl(state, request, ctypes.byref(value))
         return value.value
+
+    def set(self, state: int, request: int, value: int) -> int:
+        """Set a 32-bit value of a decoder with `opus_decoder_ctl`; returns 0 or a code."""
+        return self._ctl_set(state, request, value)
 
 
 def load(path: str | None = None) -> LibOpus:
@@ -102,9 +108,7 @@ def locate() -> str:
 
 
 def _pyoggs_own() -> str | None:
-    if sys.platform not in {"win32", "darwin"}:
-        return None
-    return _beside("pyogg", "*opus.d*")
+    return _beside("pyogg", "*opus.d*") if sys.platform in {"win32", "darwin"} else None
 
 
 def _systems() -> str | None:
@@ -188,6 +192,7 @@ def _declare(library: ctypes.CDLL, path: str) -> LibOpus:
         get_size=function("opus_decoder_get_size", c_int, c_int),
         packet_samples=function("opus_packet_get_nb_samples", c_int, c_char_p, c_int32, c_int32),
         packet_parse=function("opus_packet_parse", c_int, *parse),
-        # Variadic; on x86-64 and Linux arm64 one pointer passes as if declared.
+        # Variadic; on x86-64 and Linux arm64 one argument passes as if declared.
         _ctl=function("opus_decoder_ctl", c_int, c_void_p, c_int, c_void_p),
+        _ctl_set=function("opus_decoder_ctl", c_int, c_void_p, c_int, c_int32),
     )

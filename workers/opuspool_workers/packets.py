@@ -3,26 +3,10 @@
 from __future__ import annotations
 
 from opuspool.streamformat import MAX_PACKET_BYTES
+from opuspool.toc import FRAME_UNITS, MAX_UNITS
 
 MAX_FRAME_BYTES = 1275
 """R2: no frame is longer."""
-
-MAX_UNITS = 48
-"""R5: 120 ms, in units of 2.5 ms."""
-
-_BANDWIDTHS = ("narrowband", "mediumband", "wideband", "superwideband", "fullband")
-
-
-def _units(config: int) -> int:
-    """Length of a configuration's frames in units of 2.5 ms (RFC 6716, table 2)."""
-    if config < 12:  # SILK: 10, 20, 40, 60 ms
-        return (4, 8, 16, 24)[config % 4]
-    if config < 16:  # hybrid: 10, 20 ms
-        return (4, 8)[config % 2]
-    return (1, 2, 4, 8)[config % 4]  # CELT: 2.5, 5, 10, 20 ms
-
-
-_FRAME_UNITS = tuple(_units(toc >> 3) for toc in range(256))
 
 
 def violation(packet: bytes) -> str | None:
@@ -62,7 +46,7 @@ def _many(packet: bytes) -> str | None:
         return "R6, R7: the frame count byte is missing"
     count = packet[1]
     frames = count & 63
-    units = frames * _FRAME_UNITS[packet[0]]
+    units = frames * FRAME_UNITS[packet[0]]
     if not frames or units > MAX_UNITS:
         return f"R5: {units * 2.5:g} ms of audio, more than 0 and at most 120 ms"
     at = 2
@@ -116,19 +100,3 @@ def _length(packet: bytes, at: int, end: int) -> tuple[int, int]:
 
 def _frame(size: int) -> str | None:
     return None if size <= MAX_FRAME_BYTES else f"R2: a frame of {size} bytes"
-
-
-def toc_words(packet: bytes) -> str:
-    """What a packet says of itself, such as "SILK wideband, 20 ms, mono, code 0"."""
-    if not packet:
-        return "empty"
-    toc = packet[0]
-    config = toc >> 3
-    if config < 12:
-        mode, bandwidth = "SILK", _BANDWIDTHS[config // 4]
-    elif config < 16:
-        mode, bandwidth = "hybrid", _BANDWIDTHS[3 + (config - 12) // 2]
-    else:
-        mode, bandwidth = "CELT", (_BANDWIDTHS[0], *_BANDWIDTHS[2:])[(config - 16) // 4]
-    channels = "stereo" if toc & 4 else "mono"
-    return f"{mode} {bandwidth}, {_FRAME_UNITS[toc] * 2.5:g} ms, {channels}, code {toc & 3}"

@@ -1,222 +1,252 @@
-"""Ogg Opus files (RFC 7845): links of a chain, pre-skip, end trim, gain."""
+"""Ogg Opus files (RFC 7845): their links, and what to keep of each link's decoded samples.
+
+Follows opusfile, which opusdec uses: where the two would differ, opusfile is right.
+"""
 
 from __future__ import annotations
 
+import io
 import os
-import struct
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias, cast
 
-from opuspool import ogg, toc
+import numpy as np
+
+from opuspool import filetype, ogg, opusheader
 from opuspool.errors import InvalidFileError
+from opuspool.oggtime import Timeline
+from opuspool.opusheader import MAX_TAGS_BYTES, OpusHead
+from opuspool.streamformat import MAX_PACKET_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Source = str | os.PathLike[str] | bytes | BinaryIO
-"""A path, the file's bytes, or a file that is open for reading bytes."""
+    import numpy.typing as npt
 
-RATE = 48000
-"""Granule positions count samples at this rate (RFC 7845, section 4)."""
+    from opuspool.ogg import Page
 
-_HEAD = struct.Struct("<8sBBHIhB")  # RFC 7845, section 5.1
-_HEAD_MAGIC = b"OpusHead"
-_TAGS_MAGIC = b"OpusTags"
+__all__ = ["Link", "Source", "finish", "read", "to_int16"]
 
-_KINDS = (  # what is often taken for Ogg Opus, by its first bytes
-    (0, b"\x1aE\xdf\xa3", "a WebM or Matroska file"),
-    (4, b"ftyp", "an MP4 file"),
-    (0, b"RIFF", "a WAV file"),
-    (0, b"fLaC", "a FLAC file"),
-    (0, b"ID3", "an MP3 file"),
-    (0, b"\xff\xfb", "an MP3 file"),
-    (0, b"caff", "a CAF file"),
+Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
+"""A path, a file's bytes, or a binary file, which is read from where it stands."""
+
+_GRANULE_RATE = (
+    48_000  # Hz; granule positions count so, whatever was recorded (RFC 7845, section 4)
 )
-_CODECS = (
-    (b"\x01vorbis", "Vorbis"),
-    (b"\x7fFLAC", "FLAC"),
-    (b"Speex", "Speex"),
-    (b"\x80theora", "Theora"),
-)
-_CONVERT = "convert it first, for example with `ffmpeg -i IN -c:a libopus OUT.opus`"
-_REMUX = "take the Opus out of it first, for example with `ffmpeg -i IN -c copy OUT.opus`"
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """An identification header.
+class Link:
+    """One link of a chained file, for a decoder of its own; most files have one.
 
     Attributes:
-        channels: 1 or 2.
-        pre_skip: samples at 48 kHz to drop from the start.
-        gain: of the decoder's output, in 1/256 dB.
+        channels: 1 or 2, as the header says.
+        pre_skip: samples at 48 kHz to drop at the start of the raw decode.
+        gain_db: the header's output gain, dB.
+        packets: the audio packets; those that are trimmed away whole at the end are left out.
+        total: samples at 48 kHz from the pre-skip to the end trim; None: all there are.
+        cuts: stretches in between that are dropped too, `(begin, end)` in samples at 48 kHz of
+            the raw decode: where pages were missing, until the decoder has converged again.
     """
 
     channels: int
     pre_skip: int
-    gain: int
-
-
-@dataclass(slots=True)
-class Link:
-    """One link of a chain: a stream with a decoder of its own.
-
-    Attributes:
-        packets: its packets, all of a valid length in time.
-        end: samples at 48 kHz of the raw decode to keep; None: all.
-    """
-
-    head: Head
-    packets: list[bytes] = field(default_factory=list)
-    end: int | None = None
-
-    @property
-    def channels(self) -> int:
-        """1 or 2."""
-        return self.head.channels
+    gain_db: float
+    packets: list[bytes]
+    total: int | None
+    cuts: tuple[tuple[int, int], ...] = ()
 
     def window(self, sample_rate: int) -> tuple[int, int | None]:
-        """The first sample of the raw decode to keep, and the end (None: all)."""
-        end = None if self.end is None else _at_rate(self.end, sample_rate)
-        return _at_rate(self.head.pre_skip, sample_rate), end
+        """The first sample to keep and the end, of the raw decode at a rate in Hz; None: its end.
+
+        A sample is kept if its time, counted exactly, is within the link's.
+        """
+        first = _scaled(self.pre_skip, sample_rate)
+        if self.total is None:
+            return first, None
+        return first, _scaled(self.pre_skip + self.total, sample_rate)
 
 
 def read(source: Source) -> list[Link]:
-    """Read a file's links.
+    """Read a whole file; holds its audio packets in memory, and little else of it.
 
     Raises:
-        InvalidFileError: it is not Ogg Opus, or has no audio that can be decoded.
+        InvalidFileError: it is not Ogg Opus, or damaged, or has no audio stream that we decode.
         OSError: it cannot be read.
-        TypeError: the source is none of the allowed kinds.
+        TypeError: the source is none of the kinds in `Source`.
     """
-    data = _bytes_of(source)
-    links = [link for link in _links(data) if link.packets]
-    if not links:
-        raise InvalidFileError(_why_none(data))
-    return links
+    with _opened(source) as file:
+        head = _head(file)
+        if ogg.CAPTURE not in head:
+            raise InvalidFileError(filetype.not_ogg(head))
+        return _LinkReader(ogg.read_pages(file, head)).links()
 
 
-def _at_rate(samples: int, sample_rate: int) -> int:
-    return -(-samples * sample_rate // RATE)
+def finish(pcm: npt.NDArray[np.float32], link: Link, sample_rate: int) -> npt.NDArray[np.float32]:
+    """Cut a link's raw decode to what it is meant to be, and apply its gain.
+
+    Args:
+        pcm: float32, shape `(samples,)` or `(samples, channels)`: all of the link's packets.
+        link: where it comes from.
+        sample_rate: of `pcm`, Hz.
+
+    Returns:
+        float32 of the same number of dimensions; may share its memory with `pcm`.
+    """
+    first, end = link.window(sample_rate)
+    if link.cuts:
+        edges = [first, *(_scaled(edge, sample_rate) for cut in link.cuts for edge in cut), end]
+        spans = zip(edges[::2], edges[1::2], strict=True)
+        pcm = np.concatenate([pcm[begin:stop] for begin, stop in spans])
+    else:
+        pcm = pcm[first:end]
+    if link.gain_db:
+        pcm = pcm * np.float32(10 ** (link.gain_db / 20))
+    return pcm
 
 
-def _bytes_of(source: Source) -> bytes:
-    if isinstance(source, bytes):
-        return source
-    if isinstance(source, (str, os.PathLike)):
-        return Path(source).read_bytes()
-    if not hasattr(source, "read"):
-        raise TypeError(f"a file is a path, bytes or a binary file, not {type(source).__name__}")
-    data = source.read()
-    if not isinstance(data, bytes):
-        raise TypeError('the file must be open for bytes: open(path, "rb")')
-    return data
+def to_int16(pcm: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
+    """Samples in [-1, 1] as 16-bit ones: times 32768, to the nearest (even) one, clipped.
 
-
-def _links(data: bytes) -> Iterator[Link]:
-    """Each link: the first Opus stream of every group of streams that begin together."""
-    reader: _LinkReader | None = None
-    group: set[int] = set()
-    for page in ogg.pages(data):
-        if not page.first:
-            group.clear()
-            if reader is not None and page.serial == reader.serial:
-                reader.add(page)
-            continue
-        headless = reader is not None and not reader.link.packets
-        if page.serial in group or (headless and reader and page.serial == reader.serial):
-            raise InvalidFileError("the Opus headers are there twice: the file is damaged")
-        if not group and reader is not None:
-            yield reader.link
-            reader = None
-        group.add(page.serial)
-        if reader is None and page.pieces and page.pieces[0].startswith(_HEAD_MAGIC):
-            reader = _LinkReader(page)
-    if reader is not None:
-        yield reader.link
+    The same rounding as in libopus (FLOAT2INT16) and in opusdec without dither.
+    """
+    scaled = pcm * np.float32(32768)
+    np.rint(scaled, out=scaled)
+    return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
 
 
 class _LinkReader:
-    """Collects the pages of one link, from the one with its identification header on."""
+    """Takes a file's pages apart into links."""
 
-    def __init__(self, page: ogg.Page) -> None:
-        self.serial = page.serial
-        self.link = Link(parse_head(page.pieces[0]))
-        self._assembler = ogg.Assembler()
-        self._assembler.add(page)
-        self._tags_seen = False
-        self._ended = False
-        self._before = 0  # samples of all packets on earlier pages
-        self._granule = 0  # at the end of the page before
+    def __init__(self, pages: Iterator[Page]) -> None:
+        self._pages = pages
+        self._page = next(pages, None)
 
-    def add(self, page: ogg.Page) -> None:
-        """Take a page of this stream."""
-        if self._ended:
-            return
-        packets = self._assembler.add(page)
-        if not self._tags_seen and packets:
-            _check_tags(packets.pop(0))
-            self._tags_seen = True
-        audio = [packet for packet in packets if toc.units(packet)]
-        samples = sum(map(toc.units, audio)) * toc.SAMPLES_A_UNIT
-        self.link.packets += audio
-        self._ended = page.last
-        if page.last and page.granule >= 0:
-            self._trim(page.granule, samples)
-        self._before += samples
-        if page.granule >= 0 and audio:
-            self._granule = page.granule
+    def links(self) -> list[Link]:
+        """All links of the file.
 
-    def _trim(self, granule: int, samples: int) -> None:
-        """End trimming (RFC 7845, section 4.4): the last page may end before its packets do."""
-        kept = min(max(granule - self._granule, 0), samples)
-        if kept < samples:
-            self.link.end = self._before + kept
+        Raises:
+            InvalidFileError: there is none, or one of them cannot be read.
+        """
+        if self._page is None:
+            raise InvalidFileError(
+                "it has no whole Ogg page; it is damaged or was cut off: fetch or record it anew"
+            )
+        links: list[Link] = []
+        while self._page is not None:
+            try:
+                links.append(self._link(self._page))
+            except InvalidFileError as error:
+                if not links:
+                    raise
+                raise InvalidFileError(
+                    f"link {len(links) + 1} of the chained file: {error}"
+                ) from error
+        return links
 
+    def _advance(self) -> Page | None:
+        self._page = next(self._pages, None)
+        return self._page
 
-def parse_head(packet: bytes) -> Head:
-    """Read an identification header.
+    def _link(self, page: Page) -> Link:
+        head, serial, stream, serials = self._heads(page)
+        self._tags(serial, stream)
+        stream.limit = MAX_PACKET_BYTES
+        timeline = Timeline(head.pre_skip)
+        while (page_ := self._page) is not None:
+            if page_.first and (page_.serial not in serials or not timeline.started):
+                break
+            # A BOS page of our own stream, in its midst, is illegal; opusfile reads on.
+            if page_.serial == serial:
+                timeline.add(stream.push(page_), page_.granule, hole=stream.hole)
+            self._advance()
+        kept = timeline.result()
+        return Link(head.channels, kept.pre_skip, head.gain_db, kept.packets, kept.total, kept.cuts)
 
-    Raises:
-        InvalidFileError: it is damaged, or of a kind that cannot be decoded here.
-    """
-    if len(packet) < _HEAD.size:
-        raise InvalidFileError("the Opus header is cut short: the file is damaged")
-    _, version, channels, pre_skip, _rate, gain, family = _HEAD.unpack_from(packet)
-    if version > 15:
-        raise InvalidFileError(f"Ogg Opus version {version}: this release reads versions up to 15")
-    if channels == 0:
-        raise InvalidFileError("the Opus header claims 0 channels: the file is damaged")
-    if channels > 2 or family > 1:
+    def _heads(self, page: Page) -> tuple[OpusHead, int, ogg.PacketReader, set[int]]:
+        """Read the pages that begin the link's streams (BOS); the first Opus stream is ours."""
+        found: tuple[OpusHead, int, ogg.PacketReader] | None = None
+        serials: set[int] = set()
+        others: list[str] = []
+        next_page: Page | None = page
+        while next_page is not None and next_page.first:
+            if next_page.serial in serials:
+                raise InvalidFileError(
+                    f"two of its streams have the same serial number ({next_page.serial}); "
+                    "the file is damaged: write it anew"
+                )
+            serials.add(next_page.serial)
+            if found is None:
+                stream = ogg.PacketReader(MAX_TAGS_BYTES)
+                packet = next(iter(stream.push(next_page)), None)
+                data = packet.data if packet else b""
+                if opusheader.is_head(data):
+                    found = OpusHead.parse(data), next_page.serial, stream
+                others.append(filetype.foreign_stream(data) or "an unknown stream")
+            next_page = self._advance()
+        if found is None:
+            raise InvalidFileError(_no_opus(others))
+        return (*found, serials)
+
+    def _tags(self, serial: int, stream: ogg.PacketReader) -> None:
+        """Read the comment header, which may span pages and must end with one."""
+        while (page := self._page) is not None and not (page.first and page.serial != serial):
+            if page.serial == serial:
+                packets = stream.push(page)
+                if stream.hole:
+                    break
+                if packets:
+                    opusheader.check_tags(packets[0].data)
+                    if len(packets) > 1 or page.lacing[-1] == 255:
+                        raise InvalidFileError(
+                            "audio begins on the page of its comment header (OpusTags), which is "
+                            "not allowed (RFC 7845, section 3): write the file anew"
+                        )
+                    self._advance()
+                    return
+            self._advance()
         raise InvalidFileError(
-            f"surround ({channels} channels, mapping family {family}) is not supported yet: "
-            "mix it down first, for example with `ffmpeg -i IN -ac 2 -c:a libopus OUT.opus`"
+            "it ends, or pages are missing, before its comment header (OpusTags) is complete; "
+            "fetch or record it anew"
         )
-    return Head(channels, pre_skip, gain)
 
 
-def _check_tags(packet: bytes) -> None:
-    if not packet.startswith(_TAGS_MAGIC):
-        raise InvalidFileError("the Opus comment header is missing: the file is damaged")
+def _no_opus(others: list[str]) -> str:
+    if not others:
+        return (
+            "its Ogg stream has no beginning; it was cut off at the front: "
+            "fetch or record it from its start"
+        )
+    return f"this is {' and '.join(others)}, not Ogg Opus; convert it: ffmpeg -i FILE -vn out.opus"
 
 
-def _why_none(data: bytes) -> str:
-    """Why there is no link, and what to do."""
-    if not data:
-        return "the file is empty"
-    for at, magic, words in _KINDS:
-        if data.startswith(magic, at):
-            return f"this is {words}, not Ogg Opus: {_REMUX if at or magic[0] == 26 else _CONVERT}"
-    first = next(ogg.pages(data), None)
-    if first is None:
-        return f"this is not an Ogg file (it starts with {data[:8]!r}): {_CONVERT}"
-    packet = first.pieces[0] if first.pieces else b""
-    if packet.startswith(_HEAD_MAGIC):
-        return "the file has Opus headers, but no audio"
-    if packet.startswith(_TAGS_MAGIC):
-        return "the Opus identification header is missing or damaged"
-    for magic, words in _CODECS:
-        if packet.startswith(magic):
-            return f"this is Ogg {words}, not Ogg Opus: {_CONVERT}"
-    return f"this Ogg file has no Opus stream: {_CONVERT}"
+@contextmanager
+def _opened(source: Source) -> Iterator[BinaryIO]:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        yield io.BytesIO(source)
+    elif isinstance(source, (str, os.PathLike)):
+        with Path(source).open("rb") as file:
+            yield file
+    elif hasattr(source, "read"):
+        yield cast("BinaryIO", source)
+    else:
+        raise TypeError(f"source must be a path, bytes or a file, not {type(source).__name__}")
+
+
+def _head(file: BinaryIO) -> bytes:
+    """Read the file's beginning, all of it, however little a pipe gives at a time."""
+    pieces: list[bytes] = []
+    missing = filetype.HEAD_BYTES
+    while missing > 0 and (piece := file.read(missing)):
+        if not isinstance(piece, bytes):
+            raise TypeError("source must be a binary file; open it in mode 'rb'")
+        pieces.append(piece)
+        missing -= len(piece)
+    return b"".join(pieces)
+
+
+def _scaled(samples: int, sample_rate: int) -> int:
+    """The first sample at a rate in Hz that is not before one at 48 kHz."""
+    return -(-samples * sample_rate // _GRANULE_RATE)

@@ -33,7 +33,7 @@ class RunFiles:
 
     Attributes:
         socket: where clients connect.
-        own_directory: the socket's directory belongs to this supervisor alone and goes with it.
+        own_directory: the supervisor made the socket's directory; it goes with it, when empty.
     """
 
     socket: Path
@@ -55,8 +55,8 @@ class RunFiles:
         Raises:
             ConfigError: another supervisor lives there, or the path is somebody else's.
         """
-        directory = self.socket.parent
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_directory(self.socket.parent)
         fd = self._take_lock()
         try:
             for path in (self.socket, self.back):
@@ -121,6 +121,24 @@ def try_lock(path: Path, *, create: bool) -> int | None:
         pass
     os.close(fd)
     return None
+
+
+def _check_directory(directory: Path) -> None:
+    """Refuse a directory in which others could put a socket in our socket's place.
+
+    Raises:
+        ConfigError: it is another user's, or others may write to it.
+    """
+    info = directory.stat()
+    if info.st_mode & stat.S_ISVTX:  # as /tmp: others cannot touch what is ours
+        return
+    if info.st_uid not in {os.getuid(), 0}:
+        raise ConfigError(f"{directory} belongs to another user: change the endpoint")
+    if info.st_mode & 0o022:
+        raise ConfigError(
+            f"others may write to {directory}: take that right away, `chmod go-w {directory}`, "
+            "or change the endpoint"
+        )
 
 
 def _remove_stale_socket(path: Path) -> None:

@@ -17,7 +17,7 @@ from opuspool.errors import WireError
 from opuspool.ops import POISON
 from opuspool.streamformat import FORMATS, StreamFormat
 from opuspool.wire import Action, Answer, Flag, Result, Status, Step
-from opuspool_supervisor.journal import Journal
+from opuspool_supervisor.journal import Journal, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,7 +66,8 @@ class Stream:
         unsaved: operations leased since the last checkpoint was asked for.
         pending: its requests that are not settled.
         closing: to be dropped when nothing is pending.
-        deaths: workers that died decoding or rebuilding it since its last settled request.
+        deaths: workers that died decoding or rebuilding it since it last decoded anything.
+        trust: how much of its journal the next rebuild uses.
     """
 
     key: int
@@ -80,6 +81,7 @@ class Stream:
     pending: int = 0
     closing: bool = False
     deaths: int = 0
+    trust: Trust = Trust.ALL
 
 
 @dataclass(slots=True, eq=False)
@@ -326,10 +328,11 @@ class Dispatcher:
 
     def _rebuild(self, stream: Stream, steps: list[tuple[Step, bytes]]) -> None:
         journal = stream.journal
-        steps += journal.rebuild(stream)
+        steps += journal.rebuild(stream, stream.trust)
         stream.resident = True
-        self._books.replayed_packets += journal.packets
-        if not journal.exact:
+        if stream.trust is not Trust.NOTHING:
+            self._books.replayed_packets += journal.packets
+        if stream.trust is not Trust.ALL or not journal.exact:
             self._books.inexact_rebuilds += 1
 
     # Results
@@ -353,14 +356,17 @@ class Dispatcher:
 
     def _settle(self, request: Request, result: Result, payload: bytes) -> None:
         stream = request.stream
-        stream.journal.settle(request.blob, request.count, self._journal_packets)
-        stream.deaths = 0
         outcome = "ok"
         decoded = request.count
         if result.status:
             results = ops.unpack_outcome(payload, request.count, stream.format.frame_bytes).results
             decoded = sum(n >= 0 for n in results)
             outcome = "poison" if POISON in results else "invalid"
+        if decoded and stream.deaths:
+            stream.journal.commit(stream.trust)
+            stream.deaths = 0
+            stream.trust = Trust.ALL
+        stream.journal.settle(request.blob, request.count, self._journal_packets)
         self._books.packets_decoded += decoded
         if not request.answered:
             self._finish(request, outcome)
@@ -430,22 +436,18 @@ class Dispatcher:
     def _blame(self, lease: Lease, position: Position, weight: float) -> None:
         if position.record >= len(lease.steps):
             return
-        step = lease.steps[position.record][0]
         expected = dict(lease.expects).get(position.record)
         if isinstance(expected, Request):
             stream = expected.stream
             fatal = self._blame_operation(expected, position.op, weight)
         else:
-            found = self._stream_of(lease, step.stream)
+            found = self._stream_of(lease, lease.steps[position.record][0].stream)
             if found is None:
                 return
             stream, fatal = found, False
-        if weight < 1:
-            return
-        stream.deaths += 1
-        if stream.deaths >= (3 if fatal else 2):
-            replayed = step.action in (Action.REPLAY, Action.RESTORE)
-            stream.journal.distrust(replayed=replayed)
+        if weight == 1:
+            stream.deaths += 1
+            stream.trust = _trust(stream, fatal=fatal)
 
     def _blame_operation(self, request: Request, index: int, weight: float) -> bool:
         """Note a death of one operation; True where its attempts are used up by it."""
@@ -545,6 +547,18 @@ class Dispatcher:
         self._unbind(stream)
         del stream.client.streams[stream.id]
         self.streams -= 1
+
+
+def _trust(stream: Stream, *, fatal: bool) -> Trust:
+    """How much of the journal to use after one more death of a stream's worker.
+
+    Where the packet in hand has used up its attempts, it is guilty and the journal is not.
+    """
+    if fatal or stream.deaths < 2:
+        return Trust.ALL
+    if stream.deaths == 2 and stream.journal.checkpoint is not None:
+        return Trust.LOG
+    return Trust.NOTHING
 
 
 def _check_results(lease: Lease, results: list[Result], payloads: list[bytes]) -> None:

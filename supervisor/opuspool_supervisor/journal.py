@@ -8,12 +8,24 @@ long the stream. Where workers cannot make checkpoints the log alone serves, wit
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from opuspool.wire import Action, Step
 
 if TYPE_CHECKING:
     from opuspool_supervisor.dispatch import Stream
+
+
+class Trust(IntEnum):
+    """How much of a journal a rebuild uses; less where rebuilt decoders keep killing."""
+
+    ALL = 0
+    """The checkpoint and the log: exact."""
+    LOG = 1
+    """A fresh decoder and the log: the checkpoint of a dying worker may be damaged."""
+    NOTHING = 2
+    """A fresh decoder: what killed it later may be in the log."""
 
 
 @dataclass(slots=True)
@@ -48,27 +60,24 @@ class Journal:
         self.packets = 0
         self.exact = True
 
-    def distrust(self, *, replayed: bool) -> None:
-        """The rebuilt decoder killed its worker: next time leave out what may be damaged.
-
-        First the checkpoint; then, where it died in the replay itself, the log.
-        """
-        if self.checkpoint is not None:
+    def commit(self, trust: Trust) -> None:
+        """A decoder that was rebuilt with less than all has decoded: forget the rest."""
+        if trust > Trust.ALL:
             self.checkpoint = None
             self.exact = False
-        elif replayed and self.entries:
+        if trust is Trust.NOTHING:
             self.entries.clear()
             self.packets = 0
-            self.exact = False
 
-    def rebuild(self, stream: Stream) -> list[tuple[Step, bytes]]:
+    def rebuild(self, stream: Stream, trust: Trust) -> list[tuple[Step, bytes]]:
         """The steps that make this stream's decoder in a worker that has none."""
         key, code = stream.key, stream.format.code
-        if self.checkpoint is None:
-            steps = [(Step(key, 0, 0, code, Action.OPEN), b"")]
-        else:
+        if self.checkpoint is not None and trust is Trust.ALL:
             size = len(self.checkpoint)
             steps = [(Step(key, size, 0, code, Action.RESTORE), self.checkpoint)]
-        for blob, count in self.entries:
-            steps.append((Step(key, len(blob), count, code, Action.REPLAY), blob))
+        else:
+            steps = [(Step(key, 0, 0, code, Action.OPEN), b"")]
+        if trust is not Trust.NOTHING:
+            for blob, count in self.entries:
+                steps.append((Step(key, len(blob), count, code, Action.REPLAY), blob))
         return steps

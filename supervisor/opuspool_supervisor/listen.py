@@ -6,7 +6,6 @@ import os
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zmq
@@ -75,7 +74,7 @@ def _listen(
     own_directory: bool,
 ) -> Listener:
     path = endpoint.ipc_path(address)
-    files = RunFiles(Path(path), own_directory) if path else None
+    files = RunFiles(path, own_directory or not path.parent.exists()) if path else None
     back_address = f"ipc://{files.back}" if files else "tcp://127.0.0.1:*"
     if files is None and keys is None:
         raise ConfigError(f"{address}: tcp needs keys; set [supervisor] keys to a key file's path")

@@ -1,0 +1,75 @@
+"""`opuspool-supervise`: the daemon, in the foreground."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from opuspool import config as configs
+from opuspool import curve, endpoint
+from opuspool.errors import ConfigError
+from opuspool.exitcodes import ExitCode
+from opuspool.version import VERSION
+
+if TYPE_CHECKING:
+    from opuspool.config import Config
+    from opuspool.curve import CurveKeys
+
+
+@click.command(epilog="Exit codes: 0 stopped, 64 wrong configuration, 73 the endpoint is taken.")
+@click.option("--config", "path", metavar="FILE", help="Settings; without it, the defaults.")
+@click.option("--check", is_flag=True, help="Check the settings, say what is wrong, and leave.")
+@click.version_option(VERSION, prog_name="opuspool-supervise")
+def main(path: str | None, *, check: bool) -> None:
+    """Run a supervisor with its decoder workers, until SIGTERM or Ctrl-C.
+
+    The first signal drains: nothing new is taken, what was accepted is finished. The second stops
+    at once. Every setting can also be given as OPUSPOOL_<SECTION>_<KEY> in the environment.
+    """
+    try:
+        config = configs.load(path)
+        address = endpoint.resolve(config.supervisor.endpoint)
+        _check_reach(address, config)
+    except ConfigError as error:
+        sys.exit(_fail(ExitCode.USAGE, error))
+    if check:
+        click.echo(f"{path or 'the default settings'}: good; would listen on {address}")
+        return
+    try:
+        _serve(config, address)
+    except ConfigError as error:
+        sys.exit(_fail(ExitCode.ENDPOINT, error))
+
+
+def _serve(config: Config, address: str) -> None:
+    from opuspool_supervisor import listen, log
+    from opuspool_supervisor.loop import Supervisor
+
+    listener = listen.listen(address, _keys(config, address))
+    supervisor = Supervisor(config, listener, log.configure(config.supervisor.log_level))
+    supervisor.handle_signals(signal.SIGTERM, signal.SIGINT)
+    supervisor.run()
+
+
+def _keys(config: Config, address: str) -> CurveKeys | None:
+    if endpoint.ipc_path(address) is not None:
+        return None
+    return curve.read_or_create(Path(config.supervisor.keys))
+
+
+def _check_reach(address: str, config: Config) -> None:
+    """Refuse a tcp endpoint without keys: any user of the machine could connect to it."""
+    if endpoint.ipc_path(address) is None and not config.supervisor.keys:
+        raise ConfigError(
+            f"{address} needs CURVE keys: set [supervisor] keys to the path of a key file; it is "
+            "made at the first start, and clients need it too"
+        )
+
+
+def _fail(code: ExitCode, error: Exception) -> int:
+    click.echo(f"opuspool-supervise: {error}", err=True)
+    return code

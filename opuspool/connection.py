@@ -257,7 +257,7 @@ class Connection:
 
     def _put(self, frames: wire.Frames) -> bool:
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
             return False
         return True

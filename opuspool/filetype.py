@@ -64,7 +64,7 @@ def foreign_stream(packet: bytes) -> str | None:
 
 
 def _is_packets(head: bytes) -> bool:
-    """Whether at least four packets follow each other, each after its uint16_le length (as .dca)."""
+    """Whether four packets or more follow each other, each after its uint16_le length (.dca)."""
     at = count = 0
     while at + 2 < len(head):
         size = int.from_bytes(head[at : at + 2], "little")

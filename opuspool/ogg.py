@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from opuspool.errors import InvalidFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["CAPTURE", "Packet", "PacketReader", "Page", "read_pages"]
 

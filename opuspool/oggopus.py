@@ -9,6 +9,7 @@ import io
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias, cast
 
@@ -26,15 +27,15 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from opuspool.ogg import Page
+    from opuspool.pcm import Pcm
 
-__all__ = ["Link", "Source", "finish", "read", "to_int16"]
+__all__ = ["Link", "Source", "cut", "finish", "read", "to_int16"]
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
 """A path, a file's bytes, or a binary file, which is read from where it stands."""
 
-_GRANULE_RATE = (
-    48_000  # Hz; granule positions count so, whatever was recorded (RFC 7845, section 4)
-)
+_GRANULE_RATE = 48_000
+"""Hz; of all granule positions, whatever rate was recorded (RFC 7845, section 4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +43,30 @@ class Link:
     """One link of a chained file, for a decoder of its own; most files have one.
 
     Attributes:
-        channels: 1 or 2, as the header says.
-        pre_skip: samples at 48 kHz to drop at the start of the raw decode.
-        gain_db: the header's output gain, dB.
+        head: its header.
+        pre_skip: samples at 48 kHz to drop at the start of the raw decode; the header's, unless
+            pages are missing there.
         packets: the audio packets; those that are trimmed away whole at the end are left out.
         total: samples at 48 kHz from the pre-skip to the end trim; None: all there are.
         cuts: stretches in between that are dropped too, `(begin, end)` in samples at 48 kHz of
             the raw decode: where pages were missing, until the decoder has converged again.
     """
 
-    channels: int
+    head: OpusHead
     pre_skip: int
-    gain_db: float
     packets: list[bytes]
     total: int | None
     cuts: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """1 or 2, as the header says."""
+        return self.head.channels
+
+    @property
+    def gain_db(self) -> float:
+        """The header's output gain, dB."""
+        return self.head.gain / 256
 
     def window(self, sample_rate: int) -> tuple[int, int | None]:
         """The first sample to keep and the end, of the raw decode at a rate in Hz; None: its end.
@@ -84,33 +94,42 @@ def read(source: Source) -> list[Link]:
         return _LinkReader(ogg.read_pages(file, head)).links()
 
 
-def finish(pcm: npt.NDArray[np.float32], link: Link, sample_rate: int) -> npt.NDArray[np.float32]:
-    """Cut a link's raw decode to what it is meant to be, and apply its gain.
+def cut(pcm: Pcm, link: Link, sample_rate: int) -> Pcm:
+    """Cut a link's raw decode to what it is meant to be.
 
     Args:
-        pcm: float32, shape `(samples,)` or `(samples, channels)`: all of the link's packets.
+        pcm: shape `(samples,)` or `(samples, channels)`: all of the link's packets, decoded.
         link: where it comes from.
         sample_rate: of `pcm`, Hz.
 
     Returns:
-        float32 of the same number of dimensions; may share its memory with `pcm`.
+        The same type and number of dimensions; may share its memory with `pcm`.
     """
     first, end = link.window(sample_rate)
-    if link.cuts:
-        edges = [first, *(_scaled(edge, sample_rate) for cut in link.cuts for edge in cut), end]
-        spans = zip(edges[::2], edges[1::2], strict=True)
-        pcm = np.concatenate([pcm[begin:stop] for begin, stop in spans])
-    else:
-        pcm = pcm[first:end]
-    if link.gain_db:
-        pcm = pcm * np.float32(10 ** (link.gain_db / 20))
-    return pcm
+    if not link.cuts:
+        return pcm[first:end]
+    edges = [first, *(_scaled(edge, sample_rate) for edge in chain.from_iterable(link.cuts)), end]
+    spans = zip(edges[::2], edges[1::2], strict=True)
+    return cast("Pcm", np.concatenate([pcm[begin:stop] for begin, stop in spans]))
+
+
+def finish(pcm: npt.NDArray[np.float32], link: Link, sample_rate: int) -> npt.NDArray[np.float32]:
+    """Cut a link's raw decode, and apply its gain, for a decoder that was not given the gain.
+
+    Args:
+        pcm: float32, as for `cut`.
+        link: where it comes from.
+        sample_rate: of `pcm`, Hz.
+    """
+    pcm = cast("npt.NDArray[np.float32]", cut(pcm, link, sample_rate))
+    return pcm * np.float32(10 ** (link.gain_db / 20)) if link.head.gain else pcm
 
 
 def to_int16(pcm: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
     """Samples in [-1, 1] as 16-bit ones: times 32768, to the nearest (even) one, clipped.
 
-    The same rounding as in libopus (FLOAT2INT16) and in opusdec without dither.
+    The same rounding as in libopus (FLOAT2INT16) and in opusdec without dither, which bend what
+    is beyond [-1, 1] back into it before (`opus_pcm_soft_clip`).
     """
     scaled = pcm * np.float32(32768)
     np.rint(scaled, out=scaled)
@@ -130,20 +149,20 @@ class _LinkReader:
         Raises:
             InvalidFileError: there is none, or one of them cannot be read.
         """
-        if self._page is None:
-            raise InvalidFileError(
-                "it has no whole Ogg page; it is damaged or was cut off: fetch or record it anew"
-            )
         links: list[Link] = []
-        while self._page is not None:
+        while (page := self._page) is not None:
             try:
-                links.append(self._link(self._page))
+                links.append(self._link(page))
             except InvalidFileError as error:
                 if not links:
                     raise
                 raise InvalidFileError(
                     f"link {len(links) + 1} of the chained file: {error}"
                 ) from error
+        if not links:
+            raise InvalidFileError(
+                "it has no whole Ogg page; it is damaged or was cut off: fetch or record it anew"
+            )
         return links
 
     def _advance(self) -> Page | None:
@@ -155,15 +174,28 @@ class _LinkReader:
         self._tags(serial, stream)
         stream.limit = MAX_PACKET_BYTES
         timeline = Timeline(head.pre_skip)
+        stray = False
         while (page_ := self._page) is not None:
-            if page_.first and (page_.serial not in serials or not timeline.started):
+            if page_.first and page_.serial not in serials:
+                break
+            if page_.first and not timeline.started:
+                if head.pre_skip:
+                    raise InvalidFileError(
+                        "its headers are there twice; it is damaged: write it anew without them"
+                    )
                 break
             # A BOS page of our own stream, in its midst, is illegal; opusfile reads on.
             if page_.serial == serial:
                 timeline.add(stream.push(page_), page_.granule, hole=stream.hole)
+            stray = page_.serial not in serials
             self._advance()
+        if stray and self._page is None:
+            raise InvalidFileError(
+                "its last pages belong to a stream whose first page is missing or damaged; "
+                "fetch or record it anew"
+            )
         kept = timeline.result()
-        return Link(head.channels, kept.pre_skip, head.gain_db, kept.packets, kept.total, kept.cuts)
+        return Link(head, kept.pre_skip, kept.packets, kept.total, kept.cuts)
 
     def _heads(self, page: Page) -> tuple[OpusHead, int, ogg.PacketReader, set[int]]:
         """Read the pages that begin the link's streams (BOS); the first Opus stream is ours."""
@@ -216,7 +248,7 @@ class _LinkReader:
 def _no_opus(others: list[str]) -> str:
     if not others:
         return (
-            "its Ogg stream has no beginning; it was cut off at the front: "
+            "it begins in the middle of an Ogg stream: its first page is missing or damaged; "
             "fetch or record it from its start"
         )
     return f"this is {' and '.join(others)}, not Ogg Opus; convert it: ffmpeg -i FILE -vn out.opus"
@@ -230,7 +262,7 @@ def _opened(source: Source) -> Iterator[BinaryIO]:
         with Path(source).open("rb") as file:
             yield file
     elif hasattr(source, "read"):
-        yield cast("BinaryIO", source)
+        yield source
     else:
         raise TypeError(f"source must be a path, bytes or a file, not {type(source).__name__}")
 

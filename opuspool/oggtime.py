@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from opuspool import opusheader
+from opuspool import toc
 from opuspool.errors import InvalidFileError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Timeline:
             self._last_granule = granule
         if hole and self.started:
             self._granule = None
-        durations = [opusheader.duration(packet.data) for packet in packets]
+        durations = [toc.units(packet.data) * toc.SAMPLES_A_UNIT for packet in packets]
         audio = [(p.data, n) for p, n in zip(packets, durations, strict=True) if n]
         if not audio:
             return

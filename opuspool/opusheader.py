@@ -1,4 +1,4 @@
-"""The two headers of an Ogg Opus stream (RFC 7845, section 5), and a packet's duration."""
+"""The two headers of an Ogg Opus stream (RFC 7845, section 5)."""
 
 from __future__ import annotations
 
@@ -7,22 +7,14 @@ from dataclasses import dataclass
 
 from opuspool.errors import InvalidFileError
 
-__all__ = ["MAX_TAGS_BYTES", "OpusHead", "check_tags", "duration", "is_head"]
+__all__ = ["MAX_TAGS_BYTES", "OpusHead", "check_tags", "is_head"]
 
 MAX_TAGS_BYTES = 125_829_120
 """A longer comment header may be refused (RFC 7845, section 5.2)."""
 
 _MAGIC = b"OpusHead"
 _HEAD = struct.Struct("<8xBBHIhB")
-_MAX_SAMPLES = 5760  # 120 ms (RFC 6716, section 3.4, R5)
 _FAMILIES = {1: "surround", 2: "ambisonics", 3: "ambisonics", 255: "independent channels"}
-
-_FRAME_SAMPLES = (
-    # RFC 6716, section 3.1, table 2: by configuration number, at 48 kHz
-    *(480, 960, 1920, 2880) * 3,  # SILK: 10, 20, 40, 60 ms
-    *(480, 960) * 2,  # hybrid: 10, 20 ms
-    *(120, 240, 480, 960) * 4,  # CELT: 2.5, 5, 10, 20 ms
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +24,12 @@ class OpusHead:
     Attributes:
         channels: 1 or 2.
         pre_skip: samples at 48 kHz to drop at the start, 0 to 65535.
-        gain_db: output gain, dB (Q7.8 in the file).
+        gain: output gain in 1/256 dB, -32768 to 32767.
     """
 
     channels: int
     pre_skip: int
-    gain_db: float
+    gain: int
 
     @classmethod
     def parse(cls, packet: bytes) -> OpusHead:
@@ -60,7 +52,7 @@ class OpusHead:
         _check_mapping(packet, channels, family)
         if version <= 1 and len(packet) != _HEAD.size + (2 + channels) * (family == 1):
             raise _damaged(f"it has {len(packet)} bytes, too many")
-        return cls(channels, pre_skip, gain / 256)
+        return cls(channels, pre_skip, gain)
 
 
 def is_head(packet: bytes) -> bool:
@@ -89,22 +81,6 @@ def check_tags(packet: bytes) -> None:
         raise InvalidFileError(
             "its comment header (OpusTags) ends too early; the file is damaged: write it anew"
         ) from None
-
-
-def duration(packet: bytes) -> int:
-    """A packet's duration in samples at 48 kHz, by its first two bytes; 0 where it is invalid.
-
-    The text "OpusHead" or "OpusTags" is never a valid packet.
-    """
-    if not packet:
-        return 0
-    code = packet[0] & 3
-    if code == 3:
-        frames = packet[1] & 63 if len(packet) > 1 else 0
-    else:
-        frames = 1 if code == 0 else 2
-    samples = frames * _FRAME_SAMPLES[packet[0] >> 3]
-    return samples if samples <= _MAX_SAMPLES else 0
 
 
 def _check_mapping(packet: bytes, channels: int, family: int) -> None:

@@ -258,7 +258,9 @@ class Core:
 
     def _ended(self, slot: Slot, worker: Worker, death: Death, now: float) -> None:
         booting = worker.ready is None
-        reason = worker.killed_for or ("boot" if booting else death.reason)
+        reason = worker.killed_for or death.reason
+        if booting and reason == "exit":
+            reason = "boot"
         self.books.worker_ended(reason)
         slot.restarts += 1
         facts = {**_facts(slot), "reason": reason, "cause": death.words}

@@ -210,7 +210,7 @@ class Supervisor:
 
     def _send(self, address: bytes, frames: wire.Frames) -> None:
         try:
-            self._listener.front.send_multipart([address, *frames], zmq.NOBLOCK, copy=False)
+            self._listener.front.send_multipart([address, *frames], zmq.NOBLOCK)
         except zmq.ZMQError as error:  # gone, or it does not read
             self._core.dispatcher.drop_client(address)
             self._log.info("client_dropped", client=address.hex(), why=error.strerror)
@@ -232,9 +232,7 @@ class Supervisor:
     def _send_lease(self, instruction: SendLease, _now: float) -> None:
         address = self._addresses[instruction.serial]
         try:
-            self._listener.back.send_multipart(
-                [address, *instruction.lease.frames()], zmq.NOBLOCK, copy=False
-            )
+            self._listener.back.send_multipart([address, *instruction.lease.frames()], zmq.NOBLOCK)
         except zmq.ZMQError as error:  # its process is ending; the exit will be told
             self._log.info("lease_not_sent", lease=instruction.lease.id, why=error.strerror)
 
@@ -257,7 +255,7 @@ class Supervisor:
         self._processes.reap(exit_.serial)
         self._identities.pop(self._addresses.pop(exit_.serial), None)
         if exit_.fault_text:
-            self._log.warning("worker_traceback", text=exit_.fault_text)
+            self._log.info("worker_traceback", text=exit_.fault_text)
         death: Death = exit_.death
         self._core.exited(exit_.serial, death, time.monotonic())
 

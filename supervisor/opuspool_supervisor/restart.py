@@ -1,9 +1,11 @@
 """The restart policy: when a slot may start its next worker; pure.
 
-A worker that had served is replaced at once, at first; when its slot's deaths come thick, after a
-growing delay. A worker that never got READY (a boot failure) is retried after a delay that doubles
-every time. More than `intensity` deaths within `period` seconds (OTP's restart intensity): the
-slot is FAILED, and one probe is started every `failed_retry` seconds.
+- A worker that never got READY (a boot failure): after a delay that doubles every time.
+- One that died before it had settled anything: at once; when that happens again and again, after
+  a growing delay, since something kills workers as soon as they serve.
+- One that had done good work: at once; when its slot's deaths come thick, after a short delay.
+- More than `intensity` deaths within `period` seconds (OTP's restart intensity): the slot is
+  FAILED, and one probe is started every `failed_retry` seconds.
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ if TYPE_CHECKING:
     from opuspool_supervisor.slots import Slot, Worker
 
 FREE_RESTARTS = 5
-"""Deaths within the period that are replaced without delay."""
+"""Deaths that are replaced without delay: within the period, or fruitless ones in a row."""
 
-CRASH_BACKOFF_STEPS = 10
-"""A crash after good work never waits longer than this many times the first backoff."""
+USEFUL_STEPS = 10
+"""After good work, no delay is longer than this many times the first backoff."""
+
+FRUITLESS_STEPS = 50
+"""After READY, no delay is longer than this many times the first backoff."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +51,21 @@ class RestartPolicy:
         deaths.append(now)
         while deaths[0] <= now - config.period_seconds:
             deaths.popleft()
-        slot.boot_failures = slot.boot_failures + 1 if worker.ready is None else 0
+        booted = worker.ready is not None
+        slot.boot_failures = 0 if booted else slot.boot_failures + 1
+        slot.fruitless = 0 if worker.settled else slot.fruitless + booted
         if len(deaths) > config.intensity:
             return Verdict(now + self._jitter(config.failed_retry_seconds), failed=True)
-        if worker.ready is None:
+        if not booted:
             return Verdict(now + self._backoff(slot.boot_failures, config.backoff_max_seconds))
-        extra = len(deaths) - FREE_RESTARTS
-        if extra <= 0:
-            return Verdict(now)
-        most = config.backoff_max_seconds
         if worker.settled:
-            most = min(most, CRASH_BACKOFF_STEPS * config.backoff_seconds)
-        return Verdict(now + self._backoff(extra, most))
+            step, steps = len(deaths) - FREE_RESTARTS, USEFUL_STEPS
+        else:
+            step, steps = slot.fruitless - FREE_RESTARTS, FRUITLESS_STEPS
+        if step <= 0:
+            return Verdict(now)
+        most = min(config.backoff_max_seconds, steps * config.backoff_seconds)
+        return Verdict(now + self._backoff(step, most))
 
     def _backoff(self, step: int, most: float) -> float:
         return self._jitter(min(most, self._config.backoff_seconds * 2 ** min(step - 1, 30)))

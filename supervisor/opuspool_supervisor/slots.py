@@ -114,6 +114,7 @@ class Slot:
         closes: keys of streams whose decoder its worker should destroy.
         deaths: monotonic times of the latest ends, for the restart intensity.
         boot_failures: exits before READY in a row.
+        fruitless: exits after READY, but before any work was done, in a row.
     """
 
     number: int
@@ -131,6 +132,7 @@ class Slot:
     closes: list[int] = field(default_factory=list)
     deaths: deque[float] = field(default_factory=deque)
     boot_failures: int = 0
+    fruitless: int = 0
 
     def advance(self, event: SlotEvent) -> None:
         """Follow the table.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import zmq
 
 from opuspool import wire
+from opuspool.curve import CurveKeys
 from opuspool.errors import WireError, WorkerBootError
 from opuspool.exitcodes import ExitCode
 from opuspool.parent import DeathSignal, ParentWatch
@@ -79,9 +80,7 @@ def _connect(context: zmq.Context[zmq.Socket[bytes]], config: WorkerSettings) ->
     socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_DATA_BYTES)
     socket.setsockopt(zmq.RECONNECT_IVL, 10)
     if config.curve:
-        socket.curve_serverkey = config.curve["server"].encode()
-        socket.curve_publickey = config.curve["public"].encode()
-        socket.curve_secretkey = config.curve["secret"].encode()
+        CurveKeys(**config.curve).join(socket)
     socket.connect(config.endpoint)
     return socket
 

@@ -87,7 +87,8 @@ def load(path: str | None = None) -> LibOpus:
     """
     chosen = path or locate()
     _try_to_load(chosen)
-    return _declare(_through_pyogg(chosen), chosen)
+    library = _through_pyogg(chosen)
+    return _declare(library, _file_of(library) or chosen)
 
 
 def locate() -> str:
@@ -157,6 +158,27 @@ def _through_pyogg(path: str) -> ctypes.CDLL:
     if library is None:
         raise WorkerBootError(f"PyOgg would not load {path}: {WHAT_TO_DO}")
     return library  # type: ignore[no-any-return]  # PyOgg has no types
+
+
+class _DlInfo(ctypes.Structure):
+    """`Dl_info` of dlfcn.h."""
+
+    _fields_ = (
+        ("file", c_char_p),
+        ("base", c_void_p),
+        ("symbol", c_char_p),
+        ("address", c_void_p),
+    )
+
+
+def _file_of(library: ctypes.CDLL) -> str | None:
+    """The file that a library was loaded from; None where the system cannot tell."""
+    if sys.platform == "win32":
+        return None
+    info = _DlInfo()
+    address = ctypes.cast(library.opus_decode, c_void_p)
+    found = ctypes.CDLL(None).dladdr(address, ctypes.byref(info))
+    return os.path.realpath(os.fsdecode(info.file)) if found and info.file else None
 
 
 @contextmanager

@@ -202,7 +202,7 @@ class Server:
         except OSError as error:
             _leave_at_once(error)
         self._death_signal.disarm()
-        self._socket.send_multipart(reply, copy=False)
+        self._socket.send_multipart(reply)
         return True
 
 

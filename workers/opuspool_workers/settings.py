@@ -20,7 +20,7 @@ class WorkerSettings:
         libopus: path of the library to load; empty: search.
         socket: path of the supervisor's socket, to sweep when it is gone; empty on tcp.
         own_directory: whether the socket's directory is the supervisor's own.
-        curve: CURVE keys for tcp, as `{"server", "public", "secret"}` in Z85; empty on ipc.
+        curve: CURVE keys for tcp, as `curve.CurveKeys.for_peer` gives them; empty on ipc.
     """
 
     endpoint: str

@@ -1,0 +1,104 @@
+"""A packet that kills costs at most itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import faults
+import numpy as np
+import pytest
+from killing import check_books, deaths
+from recordings import speech_packets
+from reference import golden
+
+import opuspool
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PACKETS = speech_packets(2.0)
+EXPECTED = golden(PACKETS)
+
+KILLERS = ["segv", "abort", "bus", "ill", "fpe", "stack", "overrun", "exit", "badreturn", "loop"]
+
+
+@pytest.mark.parametrize("fault", KILLERS)
+def test_a_killer_is_tried_on_two_workers_and_refused_alone(faulty: Path, fault: str) -> None:
+    """`PoisonPacketError` for that packet; every other sample of the stream is right."""
+    with opuspool.Pool(workers=1) as pool, pool.stream() as stream:
+        before = [stream.decode(packet) for packet in PACKETS[:30]]
+        with pytest.raises(opuspool.PoisonPacketError, match="killed its workers") as caught:
+            stream.decode(faults.marker(fault))
+        after = [stream.decode(packet) for packet in PACKETS[30:]]
+        status = pool.status()
+    assert caught.value.code == -100
+    assert np.array_equal(np.concatenate(before + after), EXPECTED)
+    assert status["counters"]["worker_restarts"][faults.FAULTS[fault]] == 2
+    assert status["counters"]["poison_packets"] == 1
+    assert deaths(status) == 2
+    check_books(status)
+
+
+def test_a_killer_among_others_loses_only_itself(faulty: Path) -> None:
+    """The error of `decode_many` carries the PCM of all the other packets."""
+    packets = [*PACKETS[:10], faults.marker("segv"), *PACKETS[10:]]
+    with (
+        opuspool.Pool(workers=2) as pool,
+        pool.stream() as stream,
+        pytest.raises(opuspool.PoisonPacketError) as caught,
+    ):
+        stream.decode_many(packets)
+    error = caught.value
+    assert (error.index, error.failures) == (10, {10: -100})
+    assert error.pcm is not None
+    assert np.array_equal(error.pcm, EXPECTED)
+
+
+def test_neighbours_of_a_killer_notice_nothing(faulty: Path) -> None:
+    """Other streams of the same worker go on, bit for bit."""
+    with opuspool.Pool(workers=1) as pool:
+        streams = [pool.stream() for _ in range(6)]
+        killer = pool.stream()
+        pcm: list[list[opuspool.pcm.Pcm]] = [[] for _ in streams]
+        for index, packet in enumerate(PACKETS):
+            if index in {20, 50}:
+                with pytest.raises(opuspool.PoisonPacketError):
+                    killer.decode(faults.marker("abort"))
+            for number, stream in enumerate(streams):
+                pcm[number].append(stream.decode(packet))
+        for stream in streams:
+            stream.close()
+        for parts in pcm:
+            assert np.array_equal(np.concatenate(parts), EXPECTED)
+
+
+@pytest.mark.parametrize("fault", ["segv", "abort", "kill"])
+def test_a_fault_that_does_not_come_again_is_not_noticed(faulty: Path, fault: str) -> None:
+    """The second attempt succeeds, and the caller gets PCM."""
+    with opuspool.Pool(workers=2) as pool, pool.stream() as stream:
+        for packet in PACKETS[:10]:
+            stream.decode(packet)
+        assert stream.decode(faults.marker(f"{fault}-once")).shape == (320,)
+        status = pool.status()
+    assert status["counters"]["worker_restarts"][faults.FAULTS[fault]] == 1
+    assert status["counters"]["retries"] == 1
+
+
+def test_damage_that_shows_later_costs_one_packet(faulty: Path) -> None:
+    """The packet in hand at the death is lost, the stream goes on with the next."""
+    with opuspool.Pool(workers=2) as pool, pool.stream() as stream:
+        for packet in PACKETS[:10]:
+            stream.decode(packet)
+        assert stream.decode(faults.marker("smash")).shape == (320,)
+        with pytest.raises(opuspool.PoisonPacketError):
+            stream.decode(PACKETS[10])
+        assert stream.decode(PACKETS[11]).shape == (320,)
+        assert pool.status()["counters"]["inexact_rebuilds"] >= 1
+
+
+def test_sigkill_by_a_packet_takes_twice_the_deaths_to_blame(faulty: Path) -> None:
+    """SIGKILL mostly comes from outside: one or two of them blame nobody."""
+    with opuspool.Pool(workers=2) as pool, pool.stream() as stream:
+        with pytest.raises(opuspool.PoisonPacketError):
+            stream.decode(faults.marker("kill"))
+        assert pool.status()["counters"]["worker_restarts"]["killed"] == 4

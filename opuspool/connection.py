@@ -88,7 +88,8 @@ class Connection:
         self._questions: deque[tuple[Kind, int, dict[str, Any]]] = deque()
         self._pending: dict[int, Call] = {}
         self._reports: dict[int, _Report] = {}
-        self._error: OpusPoolError | None = None
+        self._error: OpusPoolError | None = None  # for good
+        self._away: OpusPoolError | None = None  # until it is back
         self._welcome = threading.Event()
         self._closing = False
         self._sleeping = False
@@ -145,13 +146,14 @@ class Connection:
             raise PoolClosedError(
                 "this pool belongs to the parent process: make one after the fork"
             )
-        if self._error is not None:
-            raise type(self._error)(*self._error.args)
+        error = self._error or self._away
+        if error is not None:
+            raise type(error)(*error.args)
 
     @property
     def usable(self) -> bool:
         """Whether anything can be sent."""
-        return self._error is None and self._pid == os.getpid()
+        return (self._error or self._away) is None and self._pid == os.getpid()
 
     def lose(self, error: OpusPoolError) -> None:
         """The supervisor is gone for good: every open call and every later one gets this error."""
@@ -302,7 +304,10 @@ class Connection:
                 )
                 self._welcome.set()
             elif event & zmq.EVENT_DISCONNECTED and self._welcome.is_set():
-                self._fail_all(SupervisorLostError(f"the supervisor at {self._endpoint} is gone"))
+                self._away = SupervisorLostError(f"the supervisor at {self._endpoint} is gone")
+                self._fail_all(self._away)
+            elif event & zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._away = None
 
     def _keep_time(self) -> None:
         now = time.monotonic()

@@ -114,7 +114,7 @@ def audio(
         trim: samples that the last granule position is too small.
         ends: whether the last page ends the stream.
     """
-    pages = []
+    pages: list[Page] = []
     for at in range(0, len(packets), per_page):
         some = packets[at : at + per_page]
         granule = start + (at + len(some)) * samples

@@ -113,6 +113,27 @@ def _decode_for_ever(pool: opuspool.Pool) -> None:
         pool.decode(PACKETS, timeout=5)
 
 
+def test_a_client_goes_on_when_the_daemon_is_back(tmp_path: Path, endpoint: str) -> None:
+    """While it is away calls say so; afterwards new streams decode."""
+    settings = _settings(tmp_path, endpoint)
+    with daemon(settings):
+        pool = opuspool.Pool(endpoint)
+        pool.decode(PACKETS)
+    with pool:
+        with pytest.raises(opuspool.SupervisorLostError):
+            pool.decode(PACKETS, timeout=2)
+        with daemon(settings):
+            wait_until(lambda: _serves(pool), what="the client has connected again")
+            assert np.array_equal(pool.decode(PACKETS), golden(PACKETS))
+
+
+def _serves(pool: opuspool.Pool) -> bool:
+    try:
+        return bool(pool.status()["health"] == "ok")
+    except opuspool.SupervisorLostError:
+        return False
+
+
 def test_sigterm_finishes_what_was_accepted(tmp_path: Path, endpoint: str, faulty: Path) -> None:
     """Draining: the slow requests under way are answered, the daemon leaves with 0."""
     import faults

@@ -170,7 +170,8 @@ def test_a_packet_over_the_limit_is_empty_and_not_kept() -> None:
 def test_packets_survive_any_way_of_cutting_pages(wanted: list[bytes], data: st.DataObject) -> None:
     values = b"".join(oggfiles.lacing(len(packet)) for packet in wanted)
     body = b"".join(wanted)
-    pages, at, begin = [], 0, 0
+    pages: list[Page] = []
+    at = begin = 0
     while at < len(values):
         count = data.draw(st.integers(0, min(255, len(values) - at)))
         some = values[at : at + count]

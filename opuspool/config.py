@@ -41,6 +41,7 @@ _Address = Annotated[
         description='host:port such as 127.0.0.1:9464, or "" for none',
     ),
 ]
+_Level = Literal["debug", "info", "warning", "error"]
 _Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 _Batch = Annotated[int, Meta(ge=1, le=65_536)]
 _Pause = Annotated[float, Meta(ge=0.001, le=3600)]
@@ -52,7 +53,8 @@ class SupervisorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     endpoint: _Endpoint
     http: _Address
-    log_level: Literal["debug", "info", "warning", "error"]
+    log_level: _Level
+    embedded_log_level: _Level
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)]
     keys: str
 

@@ -86,7 +86,6 @@ class PrivateSupervisor:
         settings = {
             "config": json.loads(configs.to_json(config)),
             "directory": self._directory,
-            "log_level": "warning",
         }
         if process.stdin is not None:
             with suppress(OSError):  # it died at once; `_listening` tells

@@ -1,6 +1,6 @@
 """A client's own supervisor: `python -m opuspool_supervisor.private`, ended with its client.
 
-It reads one line of JSON from standard input: {"config", "directory", "log_level"}. It answers
+It reads one line of JSON from standard input: {"config", "directory"}. It answers
 with one line on standard output: {"endpoint", "keys"}, or {"error"}. It leaves when standard input
 ends or the client's process is gone.
 """
@@ -41,7 +41,8 @@ def main() -> int:
         _say({"error": str(error)})
         return ExitCode.ENDPOINT
     _say({"endpoint": listener.endpoint, "keys": asdict(keys) if keys else None})
-    supervisor = Supervisor(config, listener, log.configure(settings["log_level"]), watch)
+    logger = log.configure(config.supervisor.embedded_log_level)
+    supervisor = Supervisor(config, listener, logger, watch)
     supervisor.handle_signals(signal.SIGTERM)
     supervisor.run()
     return ExitCode.OK

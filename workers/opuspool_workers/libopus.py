@@ -113,11 +113,12 @@ def _pyoggs_own() -> str | None:
 
 
 def _systems() -> str | None:
-    for name in _SONAMES if sys.platform == "linux" else ():
+    names = [*_SONAMES] if sys.platform == "linux" else []
+    for name in (*names, ctypes.util.find_library("opus")):
         with suppress(OSError):
-            ctypes.CDLL(name)
-            return name
-    return ctypes.util.find_library("opus")
+            if name and ctypes.CDLL(name):
+                return name
+    return None
 
 
 def _pyavs() -> str | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import time
 import weakref
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,10 @@ import msgspec
 
 from opuspool import config as configs
 from opuspool import curve, endpoint
+from opuspool.channel import Address
 from opuspool.connection import Connection
 from opuspool.embedded import PrivateSupervisor
-from opuspool.errors import OpusPoolError, StreamClosedError
+from opuspool.errors import OpusPoolError, StreamClosedError, SupervisorLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +28,16 @@ if TYPE_CHECKING:
     from opuspool.connection import Waiter
 
 
+MAX_SUCCESSORS = 10
+"""Private supervisors that may die within `SUCCESSOR_SECONDS` before the pool gives up."""
+
+SUCCESSOR_SECONDS = 60.0
+
+
 class Backend:
     """A supervisor and the connection to it: started, used, closed once.
+
+    A private supervisor that dies has a successor, to which the connection hands all streams.
 
     Args:
         endpoint_: a daemon's address; None: start a private supervisor.
@@ -36,18 +47,19 @@ class Backend:
 
     def __init__(self, endpoint_: str | None, config: Config, waiter: Waiter) -> None:
         self._pid = os.getpid()
+        self._config = config
+        self._lock = threading.Lock()
+        self._closed = False
+        self._deaths: deque[float] = deque(maxlen=MAX_SUCCESSORS)
         self._supervisor: PrivateSupervisor | None = None
-        self._early_loss: OpusPoolError | None = None
         self.connection: Connection | None = None
         if endpoint_ is None:
             self._supervisor = PrivateSupervisor(config, self._lost)
-            address, keys = self._supervisor.endpoint, self._supervisor.keys
+            address = self._supervisor.address
         else:
-            address, keys = endpoint.resolve(endpoint_), None
-            if config.supervisor.keys and not endpoint.ipc_path(address):
-                keys = curve.read(Path(config.supervisor.keys))
+            address = _daemons(endpoint_, config)
         try:
-            self.connection = Connection(address, keys, waiter)
+            self.connection = Connection(address, waiter)
         except BaseException:
             self.close()
             raise
@@ -56,15 +68,39 @@ class Backend:
         """End both; does nothing in a forked child, whose parent still needs them."""
         if os.getpid() != self._pid:
             return
+        with self._lock:
+            self._closed = True
+            supervisor, self._supervisor = self._supervisor, None
         if self.connection is not None:
             self.connection.close()
-        supervisor, self._supervisor = self._supervisor, None
         if supervisor is not None:
             supervisor.stop()
 
-    def _lost(self, error: OpusPoolError) -> None:
-        if self.connection is not None:
-            self.connection.lose(error)
+    def _lost(self, error: SupervisorLostError) -> None:
+        """The private supervisor has died: start another. Runs on the dead one's own thread."""
+        now = time.monotonic()
+        self._deaths.append(now)
+        often = len(self._deaths) == MAX_SUCCESSORS and now - self._deaths[0] < SUCCESSOR_SECONDS
+        with self._lock:
+            if self._closed or self.connection is None:
+                return
+            if often:
+                self.connection.lose(SupervisorLostError(f"{error}, as {MAX_SUCCESSORS} before it"))
+                return
+            try:
+                self._supervisor = PrivateSupervisor(self._config, self._lost)
+            except OpusPoolError as failure:
+                self._supervisor = None
+                self.connection.lose(failure)
+                return
+            self.connection.move(self._supervisor.address)
+
+
+def _daemons(endpoint_: str, config: Config) -> Address:
+    address = endpoint.resolve(endpoint_)
+    if endpoint.ipc_path(address) is None and config.supervisor.keys:
+        return Address(address, curve.read(Path(config.supervisor.keys)))
+    return Address(address)
 
 
 def settings(

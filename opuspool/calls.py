@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from opuspool.errors import (
     WireError,
     WorkerBootError,
 )
+from opuspool.journal import Log
 from opuspool.ops import POISON, Op, OpKind
 from opuspool.streamformat import MAX_PACKET_BYTES
 from opuspool.wire import Flag, Status
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 Packet = bytes | bytearray | memoryview | None
 """A packet as a caller gives it; None: it was lost."""
+
+LOG_LIMIT = 3000
+"""Operations that a client keeps of a stream, where its workers make no checkpoints."""
 
 _ERRORS: dict[Status, type[OpusPoolError]] = {
     Status.TIMEOUT: DecodeTimeoutError,
@@ -60,6 +64,7 @@ class StreamState:
         id: its number within this client.
         opened: the supervisor has it.
         used: a request of it has been sent.
+        log: what rebuilds it under another supervisor.
     """
 
     id: int
@@ -67,6 +72,16 @@ class StreamState:
     opened: bool = False
     used: bool = False
     closed: bool = False
+    log: Log = field(default_factory=Log)
+
+    def journal(self, blob: bytes, outcome: bytes, count: int, *, all_well: bool) -> None:
+        """Append a request's operations that have been executed: all but poison."""
+        if not all_well:
+            results = ops.unpack_outcome(outcome, count, self.format.frame_bytes).results
+            for index, result in enumerate(results):
+                if result == POISON:
+                    blob = ops.poisoned(blob, count, index)
+        self.log.settle(blob, count, LOG_LIMIT)
 
 
 class Call:
@@ -95,8 +110,12 @@ class Call:
 
     def answered(self, status: Status, payload: bytes) -> None:
         """Take the answer."""
+        stream = self.stream
         if status <= Status.TIMEOUT:
-            self.stream.opened = True
+            stream.opened = True
+        if status <= Status.FAILED_OPS:
+            all_well = status is Status.OK
+            stream.journal(self.blob, payload, self.count, all_well=all_well)
         self.payload = payload
         self.status = status
 

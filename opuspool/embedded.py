@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from opuspool import config as configs
+from opuspool.channel import Address
 from opuspool.curve import CurveKeys
 from opuspool.errors import ConfigError, SupervisorLostError
 from opuspool.exitcause import name_exit
@@ -40,8 +41,7 @@ class PrivateSupervisor:
         lost: called, on a thread of its own, when it ends without having been asked to.
 
     Attributes:
-        endpoint: where it listens.
-        keys: CURVE keys, where it listens on tcp.
+        address: where it listens, and its keys, where that is on tcp.
 
     Raises:
         SupervisorLostError: it did not start; says why.
@@ -58,7 +58,7 @@ class PrivateSupervisor:
                 target=self._watch, daemon=True, name="opuspool-supervisor"
             )
             self._thread.start()
-            self.endpoint, self.keys = self._listening()
+            self.address = self._listening()
         except BaseException:
             self._remove_directory()
             raise
@@ -101,12 +101,15 @@ class PrivateSupervisor:
         code = self._process.wait()
         if self._stopping:
             return
+        if self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
         self._remove_directory()
         self._lost(
             SupervisorLostError(f"the pool's own supervisor has ended: {name_exit(code)[1]}")
         )
 
-    def _listening(self) -> tuple[str, CurveKeys | None]:
+    def _listening(self) -> Address:
         try:
             line = self._first_line.get(timeout=START_SECONDS)
         except queue.Empty:
@@ -118,7 +121,7 @@ class PrivateSupervisor:
         if "error" in value:
             raise ConfigError(value["error"])
         keys = value["keys"]
-        return value["endpoint"], CurveKeys(**keys) if keys else None
+        return Address(value["endpoint"], CurveKeys(**keys) if keys else None)
 
     def _remove_directory(self) -> None:
         if self._directory and Path(self._directory).exists():

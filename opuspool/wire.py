@@ -82,6 +82,10 @@ class Flag(IntEnum):
     """The stream's last; with no operations it is not answered."""
     BULK = 4
     """Not live: may wait behind live streams."""
+    RESTORE = 8
+    """No request: a stream that another supervisor had; the payload is its checkpoint, if any."""
+    REPLAY = 16
+    """No request: operations that a stream handed over has settled since its checkpoint."""
 
 
 class Status(IntEnum):
@@ -100,6 +104,8 @@ class Status(IntEnum):
     """The supervisor is draining."""
     BAD_REQUEST = 7
     """The request broke the wire format's rules."""
+    CHECKPOINT = 8
+    """No answer: the payload is a checkpoint of the stream whose number stands for the id."""
 
 
 class Action(IntEnum):

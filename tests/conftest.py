@@ -77,3 +77,11 @@ def faulty(monkeypatch: pytest.MonkeyPatch, tokens: Path) -> Path:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return Path(variables["OPUSPOOL_LIBOPUS"])
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    """Return an address for a daemon of this test; its directory is not there yet."""
+    folder = Path(os.environ["TMPDIR"]) / "d"
+    yield f"ipc://{folder}/pool.sock"
+    shutil.rmtree(folder, ignore_errors=True)

@@ -218,9 +218,7 @@ class Sent:
     @property
     def results(self) -> tuple[int, ...]:
         """Samples or code of each operation."""
-        return ops.unpack_outcome(
-            self.payload, len(self.operations), FORMAT.frame_bytes
-        ).results
+        return ops.unpack_outcome(self.payload, len(self.operations), FORMAT.frame_bytes).results
 
 
 @dataclass(eq=False)
@@ -507,9 +505,7 @@ class World:
     def _blame(self, lease: Lease, position: Position, weight: float) -> None:
         what = dict(lease.expects).get(position.record)
         step = lease.steps[position.record][0]
-        tracks = {
-            request.stream.key: self.sent[request.id].track for request in lease.requests()
-        }
+        tracks = {request.stream.key: self.sent[request.id].track for request in lease.requests()}
         if step.action == Action.DECODE and what is not None:
             sent = self.sent[what.id]
             sent.blame[position.op] = sent.blame.get(position.op, 0.0) + weight

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
 import subprocess
-import sys
 import threading
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from daemons import daemon, daemon_command, settings_for
 from killing import check_books, deaths
 from recordings import speech_packets
 from reference import golden
@@ -24,56 +21,12 @@ from waiting import wait_until
 
 import opuspool
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 PACKETS = speech_packets(2.0)
-
-
-def _settings(folder: Path, endpoint: str, more: str = "") -> Path:
-    path = folder / "config.toml"
-    path.write_text(f'[supervisor]\nendpoint = "{endpoint}"\n{more}')
-    return path
-
-
-def _command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "opuspool_supervisor", *map(str, arguments)]
-
-
-@contextmanager
-def daemon(settings: Path) -> Iterator[subprocess.Popen[str]]:
-    """A running daemon; what it logs is read, so that it never blocks."""
-    process = subprocess.Popen(
-        _command("--config", settings), stderr=subprocess.PIPE, text=True, bufsize=1
-    )
-    lines: list[str] = []
-    assert process.stderr is not None
-    reader = threading.Thread(target=lines.extend, args=(process.stderr,))
-    reader.start()
-    try:
-        wait_until(
-            lambda: any("worker_ready" in line for line in lines) or process.poll() is not None,
-            what="the daemon has a worker",
-        )
-        yield process
-    finally:
-        process.terminate()
-        process.wait(20)
-        reader.join()
-        process.stderr.close()
-        process.log = lines  # type: ignore[attr-defined]  # for the test to read
-
-
-@pytest.fixture
-def endpoint() -> Iterator[str]:
-    folder = Path(os.environ["TMPDIR"]) / "d"
-    yield f"ipc://{folder}/pool.sock"
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_clients_share_a_daemon_and_sigterm_ends_it(tmp_path: Path, endpoint: str) -> None:
     """Two pools on one daemon; after SIGTERM exit code 0 and nothing is left."""
-    with daemon(_settings(tmp_path, endpoint)) as process:
+    with daemon(settings_for(tmp_path, endpoint)) as process:
         socket_path = Path(endpoint.removeprefix("ipc://"))
         assert stat.S_IMODE(socket_path.stat().st_mode) == 0o600
         assert stat.S_IMODE(socket_path.parent.stat().st_mode) == 0o700
@@ -94,44 +47,18 @@ def test_clients_share_a_daemon_and_sigterm_ends_it(tmp_path: Path, endpoint: st
 
 def test_kill_9_of_a_daemon_leaves_nothing(tmp_path: Path, endpoint: str) -> None:
     """Workers, sockets and directory are gone within a second; a new daemon starts."""
-    settings = _settings(tmp_path, endpoint)
+    settings = settings_for(tmp_path, endpoint)
     with daemon(settings) as process:
         with opuspool.Pool(endpoint) as pool:
             pool.decode(PACKETS)
             process.kill()
             process.wait()
             with pytest.raises(opuspool.SupervisorLostError, match="is gone"):
-                _decode_for_ever(pool)
+                pool.decode(PACKETS, timeout=0.5)
         folder = Path(endpoint.removeprefix("ipc://")).parent
         wait_until(lambda: not folder.exists(), timeout=1, what="the sockets are gone")
     with daemon(settings), opuspool.Pool(endpoint) as pool:
         assert np.array_equal(pool.decode(PACKETS), golden(PACKETS))
-
-
-def _decode_for_ever(pool: opuspool.Pool) -> None:
-    while True:
-        pool.decode(PACKETS, timeout=5)
-
-
-def test_a_client_goes_on_when_the_daemon_is_back(tmp_path: Path, endpoint: str) -> None:
-    """While it is away calls say so; afterwards new streams decode."""
-    settings = _settings(tmp_path, endpoint)
-    with daemon(settings):
-        pool = opuspool.Pool(endpoint)
-        pool.decode(PACKETS)
-    with pool:
-        with pytest.raises(opuspool.SupervisorLostError):
-            pool.decode(PACKETS, timeout=2)
-        with daemon(settings):
-            wait_until(lambda: _serves(pool), what="the client has connected again")
-            assert np.array_equal(pool.decode(PACKETS), golden(PACKETS))
-
-
-def _serves(pool: opuspool.Pool) -> bool:
-    try:
-        return bool(pool.status()["health"] == "ok")
-    except opuspool.SupervisorLostError:
-        return False
 
 
 def test_sigterm_finishes_what_was_accepted(tmp_path: Path, endpoint: str, faulty: Path) -> None:
@@ -139,7 +66,7 @@ def test_sigterm_finishes_what_was_accepted(tmp_path: Path, endpoint: str, fault
     import faults
 
     results: list[int] = []
-    with daemon(_settings(tmp_path, endpoint)) as process, opuspool.Pool(endpoint) as pool:
+    with daemon(settings_for(tmp_path, endpoint)) as process, opuspool.Pool(endpoint) as pool:
         pool.decode(PACKETS[:1])
         slow = [faults.marker("slow")] * 10  # half a second
 
@@ -157,10 +84,14 @@ def test_sigterm_finishes_what_was_accepted(tmp_path: Path, endpoint: str, fault
 
 def test_a_second_daemon_is_refused_and_the_first_unharmed(tmp_path: Path, endpoint: str) -> None:
     """Exit code 73, and why."""
-    settings = _settings(tmp_path, endpoint)
+    settings = settings_for(tmp_path, endpoint)
     with daemon(settings), opuspool.Pool(endpoint) as pool:
         second = subprocess.run(
-            _command("--config", settings), capture_output=True, text=True, timeout=20, check=False
+            daemon_command("--config", settings),
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
         )
         assert second.returncode == 73
         assert "another supervisor serves" in second.stderr
@@ -177,7 +108,7 @@ def test_what_is_not_our_socket_is_left_alone(tmp_path: Path, endpoint: str, wha
     else:
         path.symlink_to(tmp_path / "elsewhere")
     run = subprocess.run(
-        _command("--config", _settings(tmp_path, endpoint)),
+        daemon_command("--config", settings_for(tmp_path, endpoint)),
         capture_output=True,
         text=True,
         timeout=20,
@@ -194,7 +125,7 @@ def test_a_stale_socket_is_replaced(tmp_path: Path, endpoint: str) -> None:
     path.parent.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
-    with daemon(_settings(tmp_path, endpoint)), opuspool.Pool(endpoint) as pool:
+    with daemon(settings_for(tmp_path, endpoint)), opuspool.Pool(endpoint) as pool:
         assert np.array_equal(pool.decode(PACKETS), golden(PACKETS))
 
 
@@ -214,17 +145,17 @@ def test_check_says_what_is_wrong(tmp_path: Path, text: str, words: str) -> None
     path = tmp_path / "wrong.toml"
     path.write_text(text)
     run = subprocess.run(
-        _command("--config", path, "--check"), capture_output=True, text=True, check=False
+        daemon_command("--config", path, "--check"), capture_output=True, text=True, check=False
     )
     assert run.returncode == 64
     assert words in run.stderr
     assert "Traceback" not in run.stderr
 
 
-def test_check_of_good_settings(tmp_path: Path, endpoint: str) -> None:
+def test_check_of_goodsettings_for(tmp_path: Path, endpoint: str) -> None:
     """Exit code 0, and where it would listen."""
     run = subprocess.run(
-        _command("--config", _settings(tmp_path, endpoint), "--check"),
+        daemon_command("--config", settings_for(tmp_path, endpoint), "--check"),
         capture_output=True,
         text=True,
         check=False,
@@ -243,7 +174,7 @@ def test_tcp_asks_for_keys(tmp_path: Path) -> None:
     """With the daemon's key file a client is served; with another's it is refused."""
     keys, other = tmp_path / "keys", tmp_path / "other"
     address = f"tcp://127.0.0.1:{_free_port()}"
-    settings = _settings(tmp_path, address, f'keys = "{keys}"\n')
+    settings = settings_for(tmp_path, address, f'keys = "{keys}"\n')
     with daemon(settings):
         assert stat.S_IMODE(keys.stat().st_mode) == 0o600
         with opuspool.Pool(address, config=settings) as pool:

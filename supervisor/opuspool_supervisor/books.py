@@ -57,6 +57,7 @@ class Books:
     access_violations: int = 0
     retries: int = 0
     streams_moved: int = 0
+    streams_handed_over: int = 0
     replayed_packets: int = 0
     checkpoints: int = 0
     inexact_rebuilds: int = 0

@@ -173,7 +173,9 @@ class Dispatcher:
         """Take a client's requests; each is queued, or answered at once with why not."""
         client = self.client(key, now)
         for record, blob in zip(message.records, message.payloads(), strict=True):
-            if record.ops:
+            if record.flags & (Flag.RESTORE | Flag.REPLAY):
+                self._hand_over(client, record, blob)
+            elif record.ops:
                 self._accept(client, record, blob, now)
             elif record.flags & Flag.CLOSE and (stream := client.streams.get(record.stream)):
                 stream.closing = True
@@ -199,6 +201,23 @@ class Dispatcher:
         self.queued += 1
         self._queued_bytes += len(blob)
         self._place(request)
+
+    def _hand_over(self, client: Client, record: wire.Request, blob: bytes) -> None:
+        """Take over a stream that another supervisor had: its checkpoint, then its log."""
+        stream = client.streams.get(record.stream)
+        if record.flags & Flag.RESTORE:
+            fits = record.format in FORMATS and self.streams < self._config.limits.streams
+            if stream is None and fits:
+                stream = self._open(client, record)
+                stream.journal.checkpoint = blob or None
+                self._books.streams_handed_over += 1
+        elif stream is not None:
+            try:
+                ops.words_of(blob, record.ops)
+            except WireError:
+                self._books.protocol_errors += 1
+                return
+            stream.journal.settle(blob, record.ops, self._journal_packets)
 
     def _open(self, client: Client, record: wire.Request) -> Stream:
         stream = Stream(next(self._keys), client, record.stream, FORMATS[record.format])
@@ -378,6 +397,8 @@ class Dispatcher:
         if checkpoint:
             stream.journal.save(checkpoint)
             self._books.checkpoints += 1
+            copy = Answer(stream.id, len(checkpoint), 0, Status.CHECKPOINT)
+            self.answers[stream.client.key].append((copy, checkpoint))
 
     # A worker is lost
 

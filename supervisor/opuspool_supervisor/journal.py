@@ -7,10 +7,10 @@ long the stream. Where workers cannot make checkpoints the log alone serves, wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from opuspool.journal import Log
 from opuspool.wire import Action, Step
 
 if TYPE_CHECKING:
@@ -28,37 +28,10 @@ class Trust(IntEnum):
     """A fresh decoder: what killed it later may be in the log."""
 
 
-@dataclass(slots=True)
-class Journal:
-    """The settled operations of one stream since its checkpoint.
+class Journal(Log):
+    """A stream's checkpoint and log, and how a rebuild uses them."""
 
-    Attributes:
-        checkpoint: the newest checkpoint; None: the log starts at a fresh decoder.
-        entries: settled operations, as (blob, number of operations).
-        packets: operations in `entries`.
-        exact: whether a rebuild gives the decoder's state bit for bit.
-    """
-
-    checkpoint: bytes | None = None
-    entries: list[tuple[bytes, int]] = field(default_factory=list)
-    packets: int = 0
-    exact: bool = True
-
-    def settle(self, blob: bytes, count: int, limit: int) -> None:
-        """Append a settled request; what is over `limit` operations is dropped, oldest first."""
-        self.entries.append((blob, count))
-        self.packets += count
-        while self.packets > limit and len(self.entries) > 1:
-            self.packets -= self.entries.pop(0)[1]
-            self.checkpoint = None
-            self.exact = False
-
-    def save(self, checkpoint: bytes) -> None:
-        """Take a new checkpoint: all that is in the log lies before it."""
-        self.checkpoint = checkpoint
-        self.entries.clear()
-        self.packets = 0
-        self.exact = True
+    __slots__ = ()
 
     def commit(self, trust: Trust) -> None:
         """A decoder that was rebuilt with less than all has decoded: forget the rest."""

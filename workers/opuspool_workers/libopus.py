@@ -116,7 +116,8 @@ def _systems() -> str | None:
     names = [*_SONAMES] if sys.platform == "linux" else []
     for name in (*names, ctypes.util.find_library("opus")):
         with suppress(OSError):
-            if name and ctypes.CDLL(name):
+            if name is not None:
+                ctypes.CDLL(name)
                 return name
     return None
 

@@ -1,0 +1,86 @@
+"""One ZeroMQ socket to a supervisor, and what ZeroMQ says of its connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from opuspool import wire
+from opuspool.errors import WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opuspool.curve import CurveKeys
+
+_REFUSED = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a supervisor listens, and the keys it asks for (on tcp)."""
+
+    endpoint: str
+    keys: CurveKeys | None = None
+
+
+class Channel:
+    """A socket that connects to one supervisor, once: after a loss, make another.
+
+    A lost connection's socket keeps what it had not sent, and would send it to whoever comes next.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: Address) -> None:
+        self.address = address
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_DATA_BYTES)
+        self.socket.setsockopt(zmq.RECONNECT_IVL, 10)
+        self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
+        if address.keys is not None:
+            address.keys.join(self.socket)
+        self.monitor = self.socket.get_monitor_socket(_REFUSED | zmq.EVENT_DISCONNECTED)
+        self.socket.connect(address.endpoint)
+
+    def register(self, poller: zmq.Poller) -> None:
+        """Let a poller wait for messages and for events."""
+        poller.register(self.socket, zmq.POLLIN)
+        poller.register(self.monitor, zmq.POLLIN)
+
+    def send(self, frames: wire.Frames) -> bool:
+        """Send a message; False where the socket takes no more just now."""
+        try:
+            self.socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self, most: int) -> Iterator[wire.Message]:
+        """The messages that have arrived, at most so many; what is not ours is passed over."""
+        for _ in range(most):
+            if not int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                return
+            try:
+                yield wire.parse(self.socket.recv_multipart(zmq.NOBLOCK))
+            except (WireError, zmq.Again):
+                continue
+
+    def events(self) -> tuple[bool, bool]:
+        """What has happened to the connection: (keys refused, connection lost)."""
+        happened = 0
+        while self.monitor.poll(0):
+            happened |= parse_monitor_message(self.monitor.recv_multipart())["event"]
+        return bool(happened & _REFUSED), bool(happened & zmq.EVENT_DISCONNECTED)
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Close the socket; what is not sent within the linger is dropped."""
+        self.socket.disable_monitor()
+        self.monitor.close(linger=0)
+        self.socket.close(linger=linger_ms)

@@ -1,0 +1,41 @@
+"""Checkpoint and log: the newest copy of a decoder's state, and what has been done since.
+
+The client keeps one for each of its streams too, so that they outlive a supervisor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Log:
+    """The settled operations of one stream since its checkpoint.
+
+    Attributes:
+        checkpoint: the newest checkpoint; None: the log starts at a fresh decoder.
+        entries: settled operations, as (blob, number of operations).
+        packets: operations in `entries`.
+        exact: whether checkpoint and log give the decoder's state bit for bit.
+    """
+
+    checkpoint: bytes | None = None
+    entries: list[tuple[bytes, int]] = field(default_factory=list)
+    packets: int = 0
+    exact: bool = True
+
+    def settle(self, blob: bytes, count: int, limit: int) -> None:
+        """Append settled operations; what is over `limit` operations is dropped, oldest first."""
+        self.entries.append((blob, count))
+        self.packets += count
+        while self.packets > limit and len(self.entries) > 1:
+            self.packets -= self.entries.pop(0)[1]
+            self.checkpoint = None
+            self.exact = False
+
+    def save(self, checkpoint: bytes) -> None:
+        """Take a new checkpoint: all that is in the log lies before it."""
+        self.checkpoint = checkpoint
+        self.entries.clear()
+        self.packets = 0
+        self.exact = True

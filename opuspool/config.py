@@ -20,8 +20,11 @@ from opuspool.errors import ConfigError
 
 __all__ = [
     "Config",
+    "HealthConfig",
     "LimitsConfig",
+    "QuarantineConfig",
     "RecoveryConfig",
+    "RecycleConfig",
     "RequestsConfig",
     "RestartConfig",
     "SupervisorConfig",
@@ -85,8 +88,29 @@ class RequestsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     timeout_seconds: Annotated[float, Meta(ge=0.001, le=86_400)]
     max_attempts: Annotated[int, Meta(ge=1, le=10)]
     lease_packets: _Batch
-    piece_packets: _Batch
+    piece_packets: Annotated[int, Meta(ge=1, le=1024)]
     window_pieces: _Batch
+
+
+class QuarantineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[quarantine]`: how many poison packets are remembered, and for how long."""
+
+    packets: Annotated[int, Meta(ge=0, le=1_000_000)]
+    ttl_seconds: _Period
+
+
+class RecycleConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[recycle]`: when a healthy worker is replaced."""
+
+    memory_bytes: Annotated[int, Meta(ge=0, le=1 << 40)]
+    requests: Annotated[int, Meta(ge=0, le=1_000_000_000)]
+    age_seconds: Annotated[float, Meta(ge=0, le=31_536_000)]
+
+
+class HealthConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[health]`: how often idle workers prove themselves."""
+
+    canary_seconds: Annotated[float, Meta(ge=0.1, le=3600)]
 
 
 class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +118,7 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     queued_requests: _Count
     queued_bytes: Annotated[int, Meta(ge=1, le=1 << 40)]
+    queued_output_bytes: Annotated[int, Meta(ge=1, le=1 << 40)]
     streams: _Count
     client_ttl_seconds: _Period
 
@@ -112,6 +137,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     workers: WorkersConfig
     restart: RestartConfig
     requests: RequestsConfig
+    quarantine: QuarantineConfig
+    recycle: RecycleConfig
+    health: HealthConfig
     limits: LimitsConfig
     recovery: RecoveryConfig
 

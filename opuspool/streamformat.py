@@ -62,6 +62,11 @@ class StreamFormat:
         return self.sample_rate * 12 // 100
 
     @property
+    def max_packet_pcm_bytes(self) -> int:
+        """Bytes of PCM that one packet may decode to, 120 ms."""
+        return self.capacity * self.frame_bytes
+
+    @property
     def code(self) -> int:
         """The format in one byte, as it stands on the wire."""
         rate = SAMPLE_RATES.index(self.sample_rate)

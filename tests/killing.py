@@ -102,6 +102,7 @@ def check_books(status: Status) -> None:
     assert counters["accepted"] == finished + status["queue_depth"] + status["in_flight"]
     alive = [slot for slot in status["workers"] + status["spares"] if slot["pid"]]
     assert counters["spawns"] == len(alive) + deaths(status)
+    assert status["unbalanced"] == []
 
 
 def all_idle(status: Status) -> bool:

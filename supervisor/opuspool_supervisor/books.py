@@ -62,6 +62,9 @@ class Books:
     checkpoints: int = 0
     inexact_rebuilds: int = 0
     poison_packets: int = 0
+    quarantine_hits: int = 0
+    held_requests: int = 0
+    canaries: int = 0
     protocol_errors: int = 0
 
     def worker_ended(self, reason: str) -> None:

@@ -11,9 +11,10 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from opuspool.wire import Status
+from opuspool_supervisor import canary, recycle
 from opuspool_supervisor.books import Books
 from opuspool_supervisor.dispatch import Dispatcher, Lease, ResultsError
-from opuspool_supervisor.restart import RestartPolicy
+from opuspool_supervisor.restart import RestartPolicy, Verdict
 from opuspool_supervisor.slots import EMPTY, Slot, SlotEvent, SlotState, Worker
 
 if TYPE_CHECKING:
@@ -27,7 +28,16 @@ DUMP_SECONDS = 0.25
 """A hung worker has this long to write its traceback before it is killed."""
 
 SWEEP_SECONDS = 0.1
-"""Time between two looks for passed deadlines and unequal load."""
+"""Time between two looks for passed deadlines, unequal load, and what else is due."""
+
+STALL_SECONDS = 2.0
+"""Time between two turns after which the supervisor itself, not a worker, had been stopped."""
+
+RETIRE_SECONDS = 2.0
+"""A worker that is asked to leave has this long."""
+
+STALE_CANARIES = 3
+"""A worker whose last real decode is older than this many canary intervals does not count."""
 
 BLAME_WEIGHT = {"killed": 0.5}
 """How surely the packet in hand caused a death, by reason; 1 where it is not named.
@@ -62,6 +72,13 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Retire:
+    """Ask an idle worker to leave."""
+
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tell:
     """Write an event to the log."""
 
@@ -70,7 +87,7 @@ class Tell:
     facts: dict[str, Any]
 
 
-Instruction = Spawn | SendLease | Kill | Tell
+Instruction = Spawn | SendLease | Kill | Retire | Tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +128,7 @@ class Core:
         self._by_serial: dict[int, Slot] = {}
         self._kill_after: dict[int, float] = {}
         self._next_sweep = 0.0
+        self._now = 0.0
         self._instructions: list[Instruction] = []
 
     # Events
@@ -125,6 +143,7 @@ class Core:
     def spawn_failed(self, slot: Slot, words: str, now: float) -> None:
         """The system would not start a process."""
         slot.worker = Worker(0, 0, now)
+        self.books.spawns += 1
         self._ended(slot, slot.worker, Death("boot", words), now)
 
     def ready(self, serial: int, info: dict[str, Any], now: float) -> None:
@@ -132,7 +151,7 @@ class Core:
         slot = self._by_serial.get(serial)
         if slot is None or slot.worker is None or slot.worker.ready is not None:
             return
-        slot.worker.ready = now
+        slot.worker.ready = slot.worker.proved = now  # by its self-test
         slot.worker.info = info
         slot.advance(SlotEvent.READY)
         self.boot_error = None
@@ -152,13 +171,19 @@ class Core:
             self.babbled(serial, f"results of lease {message.tag}, which is not in hand", now)
             return
         try:
-            self.dispatcher.settle(slot, lease, message)
+            self._settle(slot, lease, message)
         except ResultsError as error:
             self.babbled(serial, str(error), now)
             return
         slot.lease = None
-        slot.worker.settled += 1
+        slot.worker.proved = now
         slot.advance(SlotEvent.SETTLED)
+        if lease.canary:
+            self._staff(now)
+        else:
+            slot.worker.settled += 1
+            slot.worker.served += len(lease.expects)
+        self._retire_if_due(slot, now)
 
     def babbled(self, serial: int, words: str, now: float) -> None:
         """A worker has sent what cannot be: it is replaced."""
@@ -186,7 +211,13 @@ class Core:
             lease.progress = progress
             lease.moved = now
         elif now - lease.moved > self._config.workers.hang_seconds:
-            self._kill(slot, "hang", now, dump=True)
+            self._kill(slot, "heartbeat" if lease.canary else "hang", now, dump=True)
+
+    def measured(self, serial: int, rss_bytes: int) -> None:
+        """A worker's memory, as the system tells it."""
+        slot = self._by_serial.get(serial)
+        if slot is not None and slot.worker is not None:
+            slot.worker.rss_bytes = rss_bytes
 
     def drain(self, now: float) -> None:
         """Take nothing new; what has been accepted is still done."""
@@ -200,6 +231,9 @@ class Core:
 
     def tick(self, now: float) -> None:
         """Do what is due: starts, kills, deadlines, balance; then hand out leases."""
+        if now - self._now > STALL_SECONDS:
+            self._forgive(now)
+        self._now = now
         for slot in self.slots:
             if slot.state in EMPTY and slot.due <= now and not self._draining:
                 slot.advance(SlotEvent.SPAWNED)
@@ -216,9 +250,7 @@ class Core:
                 self._instructions.append(Kill(serial, reason or "hang"))
         if self._next_sweep <= now:
             self._next_sweep = now + SWEEP_SECONDS
-            self.dispatcher.expire(now)
-            self.dispatcher.rebalance()
-            self._drop_silent_clients(now)
+            self._sweep(now)
         self._lease(now)
 
     def take_instructions(self) -> list[Instruction]:
@@ -235,9 +267,12 @@ class Core:
 
     @property
     def health(self) -> str:
-        """`ok`: every worker slot serves; `degraded`: some do; `down`: none."""
+        """`ok`: every worker slot serves; `degraded`: some do; `down`: none.
+
+        A worker counts while its last real decode, or the self-test before it was READY, is recent.
+        """
         workers = [slot for slot in self.slots if not slot.spare]
-        serving = sum(slot.serving for slot in workers)
+        serving = sum(slot.serving and self._is_proved(slot) for slot in workers)
         if not serving or self._draining:
             return "down"
         return "ok" if serving == len(workers) else "degraded"
@@ -246,15 +281,65 @@ class Core:
 
     def _lease(self, now: float) -> None:
         for slot in self.slots:
-            if slot.state is not SlotState.IDLE or slot.spare or slot.worker is None:
+            if slot.state is not SlotState.IDLE or slot.worker is None:
                 continue
-            if not (slot.live or slot.bulk or slot.closes):
+            if slot.live or slot.bulk or slot.closes:
+                lease = self.dispatcher.lease(slot, now)
+            elif now - slot.worker.proved > self._config.health.canary_seconds:
+                lease = Lease(self.dispatcher.next_lease_id(), now, canary.steps(), canary=True)
+                self.books.canaries += 1
+            else:
                 continue
-            lease = self.dispatcher.lease(slot, now)
             if lease is not None:
                 slot.lease = lease
                 slot.advance(SlotEvent.LEASED)
                 self._instructions.append(SendLease(slot.worker.serial, lease))
+
+    def _settle(self, slot: Slot, lease: Lease, message: wire.Message) -> None:
+        if not lease.canary:
+            self.dispatcher.settle(slot, lease, message)
+            return
+        fault = canary.fault(message.records, message.data)
+        if fault is not None:
+            raise ResultsError(fault)
+
+    def _is_proved(self, slot: Slot) -> bool:
+        stale = STALE_CANARIES * self._config.health.canary_seconds
+        return slot.worker is not None and self._now - slot.worker.proved < stale
+
+    def _sweep(self, now: float) -> None:
+        self.dispatcher.expire(now)
+        self.dispatcher.release_held(now)
+        self.dispatcher.quarantine.expire(now)
+        self.dispatcher.rebalance()
+        self._drop_silent_clients(now)
+        for slot in self.slots:
+            worker = slot.worker
+            if worker is not None and worker.ready is not None and worker.recycle is None:
+                worker.recycle = recycle.reason(worker, self._config.recycle, now)
+                self._retire_if_due(slot, now)
+
+    def _retire_if_due(self, slot: Slot, now: float) -> None:
+        """Replace an idle worker that is to be recycled; its streams move."""
+        worker = slot.worker
+        if worker is None or worker.recycle is None or slot.state is not SlotState.IDLE:
+            return
+        slot.advance(SlotEvent.DRAIN)
+        worker.killed_for = worker.recycle
+        self._instructions.append(Retire(worker.serial))
+        self._kill_after[worker.serial] = now + RETIRE_SECONDS
+        self.dispatcher.lost(slot, None, 0.0, now)
+        self._staff(now)
+
+    def _forgive(self, now: float) -> None:
+        """The supervisor had been stopped (SIGSTOP, suspend): no worker is late for that."""
+        for slot in self.slots:
+            if slot.lease is not None:
+                slot.lease.moved = now
+            if slot.worker is not None and slot.state is SlotState.STARTING:
+                slot.worker.started = now
+        for client in self.dispatcher.clients.values():
+            client.seen = now
 
     def _ended(self, slot: Slot, worker: Worker, death: Death, now: float) -> None:
         booting = worker.ready is None
@@ -266,15 +351,17 @@ class Core:
         facts = {**_facts(slot), "reason": reason, "cause": death.words}
         slot.advance(SlotEvent.EXITED)
         slot.worker = None
-        verdict = self._policy.judge(slot, worker, now)
+        planned = worker.recycle is not None and reason == worker.recycle
+        verdict = Verdict(now) if planned else self._policy.judge(slot, worker, now)
         slot.due = verdict.due
         if verdict.failed:
             slot.advance(SlotEvent.GAVE_UP)
         facts["next_start_seconds"] = round(verdict.due - now, 3)
-        self._tell("error" if verdict.failed else "warning", "worker_ended", facts)
+        level = "error" if verdict.failed else "info" if planned else "warning"
+        self._tell(level, "worker_ended", facts)
         if booting:
             self.boot_error = death.words
-        self.dispatcher.lost(slot, death.position, BLAME_WEIGHT.get(reason, 1.0))
+        self.dispatcher.lost(slot, death.position, BLAME_WEIGHT.get(reason, 1.0), now)
         self._staff(now)
         self._give_up_if_none_can_start()
 

@@ -18,6 +18,7 @@ from opuspool.ops import POISON
 from opuspool.streamformat import FORMATS, StreamFormat
 from opuspool.wire import Action, Answer, Flag, Result, Status, Step
 from opuspool_supervisor.journal import Journal, Trust
+from opuspool_supervisor.quarantine import Quarantine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,6 +40,13 @@ _OUTCOMES = {
 BULK_SHARE = 4
 """Of a lease, at least one part in this many is for bulk requests, if any wait."""
 
+FREE_KILLS = 4
+"""Deaths within the period for which a client is not slowed down."""
+
+KILL_PERIOD_SECONDS = 10.0
+FIRST_PENALTY_SECONDS = 0.05
+MAX_PENALTY_SECONDS = 1.0
+
 RETRY_AFTER_SECONDS = 0.1
 """What an overloaded client is told to wait."""
 
@@ -49,11 +57,20 @@ class ResultsError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Client:
-    """A connected client: its address on the front socket, its streams, its last sign of life."""
+    """A connected client.
+
+    Attributes:
+        key: its address on the front socket.
+        seen: monotonic time of its last sign of life.
+        kills: monotonic times of the latest deaths that its packets have caused.
+        penalty_until: until then, requests of its streams that kill are held back.
+    """
 
     key: bytes
     seen: float
     streams: dict[int, Stream] = field(default_factory=dict)
+    kills: deque[float] = field(default_factory=deque)
+    penalty_until: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -68,6 +85,8 @@ class Stream:
         closing: to be dropped when nothing is pending.
         deaths: workers that died decoding or rebuilding it since it last decoded anything.
         trust: how much of its journal the next rebuild uses.
+        suspect: it has killed a worker, and decoded nothing since.
+        held: its requests that are held back.
     """
 
     key: int
@@ -82,6 +101,8 @@ class Stream:
     closing: bool = False
     deaths: int = 0
     trust: Trust = Trust.ALL
+    suspect: bool = False
+    held: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -104,6 +125,11 @@ class Request:
     answered: bool = False
     blame: dict[int, float] | None = None
 
+    @property
+    def output_bytes(self) -> int:
+        """PCM that it may come to, at most."""
+        return self.count * self.stream.format.max_packet_pcm_bytes
+
 
 @dataclass(slots=True)
 class Lease:
@@ -112,6 +138,7 @@ class Lease:
     Attributes:
         steps: what the worker is to do.
         expects: of which steps a result must come, and for whom.
+        canary: no client's, but a known packet.
         progress: the flight recorder's progress when last looked at.
         moved: monotonic time at which it last moved.
     """
@@ -120,6 +147,7 @@ class Lease:
     moved: float
     steps: list[tuple[Step, bytes]] = field(default_factory=list)
     expects: list[tuple[int, Request | Stream]] = field(default_factory=list)
+    canary: bool = False
     progress: int = -1
 
     def requests(self) -> list[Request]:
@@ -148,12 +176,15 @@ class Dispatcher:
         self._keys = count(1)
         self._lease_ids = count(1)
         self._queued_bytes = 0
+        self._queued_output = 0
+        self._held: list[tuple[float, Request]] = []
         self._lease_packets = config.requests.lease_packets
         self._checkpoint_packets = config.recovery.checkpoint_packets
         self._journal_packets = config.recovery.journal_packets
         self.clients: dict[bytes, Client] = {}
         self.unplaced: deque[Request] = deque()
         self.answers: dict[bytes, list[tuple[Answer, bytes]]] = defaultdict(list)
+        self.quarantine = Quarantine(config.quarantine.packets, config.quarantine.ttl_seconds)
         self.refusal: tuple[Status, str] | None = None
         self.queued = 0
         self.in_flight = 0
@@ -192,6 +223,8 @@ class Dispatcher:
             self.answers[client.key].append(_error_answer(record.id, status, message))
             return
         stream = stream or self._open(client, record)
+        if len(self.quarantine):
+            blob = self._sift(blob, record.ops, now)
         bulk = bool(record.flags & Flag.BULK)
         deadline = now + record.timeout_ms / 1000
         request = Request(record.id, stream, record.ops, blob, deadline, bulk)
@@ -200,7 +233,21 @@ class Dispatcher:
             stream.closing = True
         self.queued += 1
         self._queued_bytes += len(blob)
-        self._place(request)
+        self._queued_output += request.output_bytes
+        if stream.held or (stream.suspect and client.penalty_until > now):
+            stream.held += 1
+            self._held.append((client.penalty_until, request))
+            self._books.held_requests += 1
+        else:
+            self._place(request)
+
+    def _sift(self, blob: bytes, count: int, now: float) -> bytes:
+        """Mark the packets of a request that are in quarantine."""
+        for index, op in enumerate(ops.unpack(blob, count)):
+            if self.quarantine.holds(op.packet, now):
+                blob = ops.poisoned(blob, count, index)
+                self._books.quarantine_hits += 1
+        return blob
 
     def _hand_over(self, client: Client, record: wire.Request, blob: bytes) -> None:
         """Take over a stream that another supervisor had: its checkpoint, then its log."""
@@ -242,6 +289,9 @@ class Dispatcher:
             return Status.OVERLOADED, f"{self.queued} requests are queued: send less, or later"
         if self._queued_bytes + len(blob) > limits.queued_bytes:
             return Status.OVERLOADED, f"{self._queued_bytes} bytes are queued: send less, or later"
+        output = record.ops * FORMATS[record.format].max_packet_pcm_bytes
+        if self._queued_output + output > limits.queued_output_bytes:
+            return Status.OVERLOADED, "what is queued may decode to too much: send less, or later"
         try:
             ops.words_of(blob, record.ops)
         except WireError as error:
@@ -284,6 +334,15 @@ class Dispatcher:
         stream.slot = None
         stream.resident = False
 
+    def release_held(self, now: float) -> None:
+        """Place the requests that have been held back for long enough."""
+        due = [request for until, request in self._held if until <= now]
+        if due:
+            self._held = [pair for pair in self._held if pair[0] > now]
+            for request in due:
+                request.stream.held -= 1
+                self._place(request)
+
     def place_unplaced(self) -> None:
         """A slot has begun to serve: place what has waited for one."""
         waiting, self.unplaced = self.unplaced, deque()
@@ -305,9 +364,13 @@ class Dispatcher:
 
     # Leases
 
+    def next_lease_id(self) -> int:
+        """A number for a lease; no two have the same."""
+        return next(self._lease_ids)
+
     def lease(self, slot: Slot, now: float) -> Lease | None:
         """Make the slot's next lease of what waits for it; None where nothing does."""
-        lease = Lease(next(self._lease_ids), now)
+        lease = Lease(self.next_lease_id(), now)
         for key in slot.closes:
             lease.steps.append((Step(key, 0, 0, 0, Action.CLOSE), b""))
         slot.closes.clear()
@@ -381,6 +444,8 @@ class Dispatcher:
             results = ops.unpack_outcome(payload, request.count, stream.format.frame_bytes).results
             decoded = sum(n >= 0 for n in results)
             outcome = "poison" if POISON in results else "invalid"
+        if decoded:
+            stream.suspect = False
         if decoded and stream.deaths:
             stream.journal.commit(stream.trust)
             stream.deaths = 0
@@ -402,19 +467,20 @@ class Dispatcher:
 
     # A worker is lost
 
-    def lost(self, slot: Slot, position: Position | None, weight: float) -> None:
+    def lost(self, slot: Slot, position: Position | None, weight: float, now: float) -> None:
         """Take back all that a dead worker had: blame one packet, move the rest.
 
         Args:
             slot: the dead worker's slot; it does not serve any more.
             position: where its flight recorder says it was; None or lease 0: not decoding.
             weight: how surely the packet, and not something outside, killed it (0 to 1).
+            now: monotonic, seconds.
         """
         lease = slot.lease
         requests: list[Request] = []
         if lease is not None:
             if position is not None and position.lease == lease.id:
-                self._blame(lease, position, weight)
+                self._blame(lease, position, weight, now)
             requests = lease.requests()
             for request in requests:
                 request.leased = False
@@ -454,13 +520,13 @@ class Dispatcher:
             slot.live.extendleft([r for r in reversed(requests) if not r.bulk])
             slot.bulk.extendleft([r for r in reversed(requests) if r.bulk])
 
-    def _blame(self, lease: Lease, position: Position, weight: float) -> None:
+    def _blame(self, lease: Lease, position: Position, weight: float, now: float) -> None:
         if position.record >= len(lease.steps):
             return
         expected = dict(lease.expects).get(position.record)
         if isinstance(expected, Request):
             stream = expected.stream
-            fatal = self._blame_operation(expected, position.op, weight)
+            fatal = self._blame_operation(expected, position.op, weight, now)
         else:
             found = self._stream_of(lease, lease.steps[position.record][0].stream)
             if found is None:
@@ -469,8 +535,10 @@ class Dispatcher:
         if weight == 1:
             stream.deaths += 1
             stream.trust = _trust(stream, fatal=fatal)
+            stream.suspect = True
+            _punish(stream.client, now)
 
-    def _blame_operation(self, request: Request, index: int, weight: float) -> bool:
+    def _blame_operation(self, request: Request, index: int, weight: float, now: float) -> bool:
         """Note a death of one operation; True where its attempts are used up by it."""
         if index >= request.count:
             return False
@@ -478,6 +546,7 @@ class Dispatcher:
         blame[index] = blame.get(index, 0.0) + weight
         if blame[index] < self._config.requests.max_attempts:
             return False
+        self.quarantine.add(ops.unpack(request.blob, request.count)[index].packet, now)
         self._queued_bytes -= len(request.blob)
         request.blob = ops.poisoned(request.blob, request.count, index)
         self._queued_bytes += len(request.blob)
@@ -495,7 +564,7 @@ class Dispatcher:
 
     def expire(self, now: float) -> None:
         """Answer every request whose deadline has passed."""
-        for request in self._open_requests():
+        for request in self.open_requests():
             if not request.answered and request.deadline <= now:
                 self._time_out(request)
 
@@ -508,7 +577,7 @@ class Dispatcher:
 
     def fail_all(self, status: Status, message: str) -> None:
         """Answer every open request with an error; the supervisor is about to end."""
-        for request in self._open_requests():
+        for request in self.open_requests():
             self._fail(request, status, message)
 
     def drop_client(self, key: bytes) -> None:
@@ -516,19 +585,24 @@ class Dispatcher:
         client = self.clients.pop(key, None)
         if client is None:
             return
-        gone = [r for r in self._open_requests() if r.stream.client is client and not r.answered]
+        gone = [r for r in self.open_requests() if r.stream.client is client and not r.answered]
         for request in gone:
             self._finish(request, "abandoned")
         for request in [r for r in self.unplaced if r.stream.client is client]:
             self.unplaced.remove(request)
             self._forget(request)
+        for pair in [pair for pair in self._held if pair[1].stream.client is client]:
+            self._held.remove(pair)
+            self._forget(pair[1])
         for stream in list(client.streams.values()):
             stream.closing = True
             self._drop_if_done(stream)
         self.answers.pop(key, None)
 
-    def _open_requests(self) -> Iterable[Request]:
+    def open_requests(self) -> Iterable[Request]:
+        """All requests that are not settled, wherever they are."""
         yield from list(self.unplaced)
+        yield from [request for _, request in self._held]
         for slot in self._slots:
             yield from list(slot.live)
             yield from list(slot.bulk)
@@ -557,6 +631,7 @@ class Dispatcher:
     def _forget(self, request: Request) -> None:
         """The request is settled or will never run: its stream need not wait for it."""
         self._queued_bytes -= len(request.blob)
+        self._queued_output -= request.output_bytes
         stream = request.stream
         stream.pending -= 1
         if stream.closing:
@@ -568,6 +643,17 @@ class Dispatcher:
         self._unbind(stream)
         del stream.client.streams[stream.id]
         self.streams -= 1
+
+
+def _punish(client: Client, now: float) -> None:
+    """Note a death that a client's packet has caused; when they come thick, slow it down."""
+    kills = client.kills
+    kills.append(now)
+    while kills[0] <= now - KILL_PERIOD_SECONDS:
+        kills.popleft()
+    if len(kills) > FREE_KILLS:
+        seconds = FIRST_PENALTY_SECONDS * 2 ** min(len(kills) - FREE_KILLS, 10)
+        client.penalty_until = now + min(seconds, MAX_PENALTY_SECONDS)
 
 
 def _trust(stream: Stream, *, fatal: bool) -> Trust:

@@ -17,7 +17,7 @@ from opuspool import version, wire
 from opuspool.errors import WireError
 from opuspool.wire import Kind, Status
 from opuspool_supervisor import status
-from opuspool_supervisor.core import Core, Death, Kill, SendLease, Spawn, Tell
+from opuspool_supervisor.core import Core, Death, Kill, Retire, SendLease, Spawn, Tell
 from opuspool_supervisor.process import Processes, WorkerLaunch
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ QUIET_WAIT_MS = 500
 
 MESSAGES_A_TURN = 200
 """Messages taken from one socket before the others have their turn."""
+
+MEASURE_SECONDS = 1.0
+"""Time between two looks at the workers' memory."""
 
 KILL_SECONDS = 5.0
 """At the end, a killed worker has this long to be gone."""
@@ -63,6 +66,7 @@ class Supervisor:
         self._addresses: dict[int, bytes] = {}
         self._signals: deque[int] = deque()
         self._stop_at: float | None = None
+        self._next_measure = 0.0
         self._parent_fds = parent.filenos() if parent else []
         self._wake_in, self._wake_out = sockets.socketpair()
         self._wake_in.setblocking(False)
@@ -73,6 +77,7 @@ class Supervisor:
             Spawn: self._spawn,
             SendLease: self._send_lease,
             Kill: self._kill,
+            Retire: self._retire,
             Tell: self._tell,
         }
 
@@ -134,6 +139,9 @@ class Supervisor:
 
     def _maintain(self) -> None:
         now = time.monotonic()
+        if self._next_measure <= now:
+            self._next_measure = now + MEASURE_SECONDS
+            self._measure()
         for slot in self._core.slots:
             if slot.lease is not None and slot.worker is not None:
                 process = self._processes.get(slot.worker.serial)
@@ -144,6 +152,11 @@ class Supervisor:
             for instruction in instructions:
                 self._do[type(instruction)](instruction, now)
         self._send_answers()
+
+    def _measure(self) -> None:
+        for slot in self._core.slots:
+            if slot.worker is not None and slot.worker.serial:
+                self._core.measured(slot.worker.serial, status.rss(slot.worker.pid))
 
     # Messages
 
@@ -241,6 +254,11 @@ class Supervisor:
         if process is not None:
             self._log.warning("worker_killed", pid=process.pid, reason=instruction.reason)
             process.kill(dump=instruction.dump)
+
+    def _retire(self, instruction: Retire, _now: float) -> None:
+        address = self._addresses[instruction.serial]
+        with suppress(zmq.ZMQError):  # its process is ending by itself
+            self._listener.back.send_multipart([address, *wire.pack_plain(Kind.STOP)], zmq.NOBLOCK)
 
     def _tell(self, instruction: Tell, _now: float) -> None:
         getattr(self._log, instruction.level)(instruction.event, **instruction.facts)

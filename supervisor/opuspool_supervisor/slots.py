@@ -85,6 +85,10 @@ class Worker:
         ready: monotonic time of its READY; None before.
         info: what it said of itself at READY.
         settled: leases it has settled.
+        served: requests in them.
+        proved: monotonic time of its last real decode.
+        rss_bytes: its memory when last measured.
+        recycle: the restart reason, where it is to be replaced when it is idle.
         killed_for: the restart reason, where the supervisor itself killed it.
     """
 
@@ -94,6 +98,10 @@ class Worker:
     ready: float | None = None
     info: dict[str, Any] = field(default_factory=dict)
     settled: int = 0
+    served: int = 0
+    proved: float = 0.0
+    rss_bytes: int = 0
+    recycle: str | None = None
     killed_for: str | None = None
 
 

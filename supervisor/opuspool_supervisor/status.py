@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from opuspool import version
+from opuspool_supervisor import audit
 
 if TYPE_CHECKING:
     from opuspool_supervisor.core import Core
@@ -32,7 +33,9 @@ def report(core: Core, started: float, now: float) -> dict[str, Any]:
         "queue_depth": dispatcher.queued,
         "in_flight": dispatcher.in_flight,
         "clients": len(dispatcher.clients),
+        "quarantine": len(dispatcher.quarantine),
         "health": core.health,
+        "unbalanced": audit.discrepancies(core),
         "boot_error": core.boot_error,
         "libopus": _libopus(core),
         "supervisor": {
@@ -52,12 +55,13 @@ def _slot(slot: Slot, now: float) -> dict[str, Any]:
         "state": str(slot.state),
         "restarts": slot.restarts,
         "streams": len(slot.streams),
-        "rss_bytes": _rss(worker.pid) if worker else 0,
+        "rss_bytes": rss(worker.pid) if worker else 0,
         "uptime_seconds": now - worker.started if worker else 0.0,
     }
 
 
-def _rss(pid: int) -> int:
+def rss(pid: int) -> int:
+    """A process's resident memory, bytes; 0 where it is gone."""
     with suppress(psutil.Error):
         return int(psutil.Process(pid).memory_info().rss)
     return 0

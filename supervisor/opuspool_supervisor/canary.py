@@ -1,0 +1,57 @@
+"""The canary: a known packet that an idle worker decodes now and then; pure.
+
+It is how a worker proves that it still decodes, and how one that does not answer is found. Health
+rests on it: a worker counts only while its last real decode is recent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opuspool import ops
+from opuspool.ops import Op, OpKind
+from opuspool.streamformat import StreamFormat
+from opuspool.wire import Action, Step
+
+if TYPE_CHECKING:
+    from opuspool.wire import Result
+
+STREAM = 0
+"""Key of the canary's stream; real streams count from 1."""
+
+SAMPLES = 320
+"""What the packet decodes to: 20 ms at 16 kHz."""
+
+PACKET = bytes.fromhex(
+    "48b2fcc4edf5a3cca1385049a351f0c1cc6ab81046344e68531fb019254b8007"
+    "d338f2565aa4419356877ef9bbbc04c778440cbb53fb9a7d9780"
+)
+"""20 ms of SILK, wideband, mono."""
+
+_FORMAT = StreamFormat(16000, 1, "int16")
+_BLOB = ops.pack([Op(OpKind.PACKET, PACKET)])
+
+
+def steps() -> list[tuple[Step, bytes]]:
+    """The steps of a canary lease; the second gives the result."""
+    code = _FORMAT.code
+    return [
+        (Step(STREAM, 0, 0, code, Action.OPEN), b""),
+        (Step(STREAM, len(_BLOB), 1, code, Action.DECODE), _BLOB),
+        (Step(STREAM, 0, 0, code, Action.CLOSE), b""),
+    ]
+
+
+RESULT_STEP = 1
+
+
+def fault(results: list[Result], payload: bytes) -> str | None:
+    """What is wrong with a canary's results, in words; None where nothing is."""
+    if len(results) != 1 or results[0].step != RESULT_STEP or results[0].ops != 1:
+        return "not the results of a canary"
+    expected = 4 + SAMPLES * _FORMAT.frame_bytes
+    if len(payload) != expected or int.from_bytes(payload[:4], "little") != SAMPLES:
+        return f"a canary decoded to {len(payload)} bytes, not {expected}"
+    if not any(payload[4:]):
+        return "a canary decoded to silence"
+    return None

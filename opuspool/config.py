@@ -20,6 +20,7 @@ from opuspool.errors import ConfigError
 
 __all__ = [
     "Config",
+    "CrashesConfig",
     "HealthConfig",
     "LimitsConfig",
     "QuarantineConfig",
@@ -130,6 +131,16 @@ class RecoveryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     journal_packets: _Count
 
 
+class CrashesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[crashes]`: the reports of workers' deaths."""
+
+    enabled: bool
+    directory: str
+    reports: Annotated[int, Meta(ge=0, le=10_000)]
+    bytes: Annotated[int, Meta(ge=65_536, le=1 << 40)]
+    keep_packets: bool
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings, one attribute for each section of config.toml. Get one from `load`."""
 
@@ -142,6 +153,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     health: HealthConfig
     limits: LimitsConfig
     recovery: RecoveryConfig
+    crashes: CrashesConfig
 
 
 _KEYS: dict[str, dict[str, object]] = {
@@ -340,4 +352,6 @@ def _allowed(kind: object) -> str:
         return f"a number from {info.ge:g} to {info.le:g}"
     if isinstance(info, msgspec.inspect.LiteralType):
         return f"one of {', '.join(get_args(kind))}"
+    if isinstance(info, msgspec.inspect.BoolType):
+        return "true or false"
     return "text (UTF-8)"

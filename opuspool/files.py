@@ -47,8 +47,7 @@ class Plan:
 
     def add(self, link: Link, raw: Pcm) -> None:
         """Take the raw PCM of a link, without its pre-skip and what its end trims."""
-        start, end = link.window(self.format.sample_rate)
-        self._parts.append(raw[start:end])
+        self._parts.append(oggopus.cut(raw, link, self.format.sample_rate))
 
     def result(self) -> Pcm:
         """All links, joined."""

@@ -55,6 +55,9 @@ POISON = -100
 
 _KINDS = {int(kind): kind for kind in OpKind}
 
+WITH_PACKET = frozenset({int(OpKind.PACKET), int(OpKind.FEC)})
+"""Kinds that decode a packet of their own."""
+
 
 def pack(ops: list[Op]) -> bytes:
     """Put operations into a blob."""
@@ -108,6 +111,25 @@ def unpack(blob: bytes, count: int) -> list[Op]:
         ops.append(Op(_KINDS[word >> 24], blob[at:end]))
         at = end
     return ops
+
+
+def last_packets(blob: bytes, count: int, most: int) -> list[bytes]:
+    """The packets of a blob's last operations, `most` operations at most, in their order.
+
+    Args:
+        blob: `count` operations; it has been checked before.
+        count: how many they are.
+        most: of how many, counted from the end, packets are wanted.
+    """
+    wanted = min(count, most)
+    packets: list[bytes] = []
+    end = len(blob)
+    for word in reversed(struct.unpack_from(f"<{wanted}I", blob, 4 * (count - wanted))):
+        start = end - (word & 0xFFFFFF)
+        if word >> 24 in WITH_PACKET:
+            packets.append(blob[start:end])
+        end = start
+    return packets[::-1]
 
 
 @dataclass(frozen=True, slots=True)

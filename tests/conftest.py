@@ -41,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("TMPDIR", "TEMP", "TMP"):
         os.environ[name] = str(folder)
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")  # crash reports
     tempfile.tempdir = None  # look at the environment again
 
 

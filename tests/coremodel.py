@@ -37,6 +37,9 @@ SAMPLES = len(FRESH) // FORMAT.frame_bytes
 KILLER = b"kill"
 """A packet that begins like this kills its worker whenever it is run."""
 
+OUTSIDE = b"oom"
+"""A packet that begins like this has its worker killed from outside whenever it is run."""
+
 HANG = b"hang"
 """A packet that begins like this never ends."""
 
@@ -57,15 +60,15 @@ def packets(text: str) -> list[Op]:
     return [packet(letter.encode()) for letter in text]
 
 
-class Misuse(AssertionError):
+class MisuseError(AssertionError):
     """The core asked of a worker what cannot be."""
 
 
-class Fatal(Exception):
+class FatalError(Exception):
     """The worker dies of what it is doing."""
 
 
-class Endless(Exception):
+class EndlessError(Exception):
     """The worker never comes back from what it is doing."""
 
 
@@ -92,7 +95,7 @@ class ToyDecoder:
 
 
 class ModelWorker:
-    """Runs leases on toy decoders, and raises `Misuse` where a lease cannot be run.
+    """Runs leases on toy decoders, and raises `MisuseError` where a lease cannot be run.
 
     Attributes:
         decoders: by stream key.
@@ -125,15 +128,15 @@ class ModelWorker:
     def take(self, frames: wire.Frames) -> None:
         """A lease arrives."""
         if not self.ready or self.lease is not None:
-            raise Misuse(f"{self} is not idle, and gets a lease")
+            raise MisuseError(f"{self} is not idle, and gets a lease")
         self.lease = wire.parse(frames)
 
     def run(self) -> None:
         """Run the lease; its results are then in `reply`.
 
         Raises:
-            Fatal, Endless: as its operations want it; `position` says where.
-            Misuse: the lease makes no sense.
+            FatalError, EndlessError: as its operations want it; `position` says where.
+            MisuseError: the lease makes no sense.
         """
         assert self.lease is not None
         lease = self.lease
@@ -157,15 +160,15 @@ class ModelWorker:
         action = Action(step.action)
         if action in {Action.OPEN, Action.RESTORE}:
             if step.stream in self.decoders:
-                raise Misuse(f"{self}: stream {step.stream} lives here already")
+                raise MisuseError(f"{self}: stream {step.stream} lives here already")
             if step.format != FORMAT.code:
-                raise Misuse(f"{self}: stream {step.stream} in format {step.format}")
+                raise MisuseError(f"{self}: stream {step.stream} in format {step.format}")
             if payload.startswith(DAMAGED):
-                raise Fatal("segv")
+                raise FatalError("segv")
             self.decoders[step.stream] = ToyDecoder(payload or FRESH)
             return None
         if step.stream not in self.decoders:
-            raise Misuse(f"{self}: {action.name} of stream {step.stream}, which is not here")
+            raise MisuseError(f"{self}: {action.name} of stream {step.stream}, which is not here")
         decoder = self.decoders[step.stream]
         if action is Action.CLOSE:
             del self.decoders[step.stream]
@@ -176,8 +179,8 @@ class ModelWorker:
             return self._run(index, decoder, ops.unpack(payload, step.ops))
         else:
             operations = ops.unpack(payload, step.ops)
-            if any(op.packet.startswith((KILLER, HANG)) for op in operations):
-                raise Misuse(f"{self}: a killer in the journal of stream {step.stream}")
+            if any(op.packet.startswith((KILLER, OUTSIDE, HANG)) for op in operations):
+                raise MisuseError(f"{self}: a killer in the journal of stream {step.stream}")
             decoder.outcome(operations)
         return None
 
@@ -185,9 +188,11 @@ class ModelWorker:
         for number, op in enumerate(operations):
             self._note(index, number)
             if op.packet.startswith(KILLER):
-                raise Fatal(op.packet.removeprefix(KILLER).decode() or "segv")
+                raise FatalError("segv")
+            if op.packet.startswith(OUTSIDE):
+                raise FatalError("killed")
             if op.packet.startswith(HANG):
-                raise Endless
+                raise EndlessError
         return decoder.outcome(operations)
 
 
@@ -374,9 +379,9 @@ class World:
         """Let a worker run its lease: it has a reply then, or hangs, or is dead."""
         try:
             worker.run()
-        except Fatal as cause:
+        except FatalError as cause:
             self.die(worker, str(cause))
-        except Endless:
+        except EndlessError:
             worker.hung = True
 
     def deliver(self, worker: ModelWorker) -> None:
@@ -411,7 +416,7 @@ class World:
         assert slot.worker is not None
         if not worker.ready:
             self.boot_failed[slot.number] = True
-        cause = slot.worker.killed_for or (reason if worker.ready else "boot")
+        cause = slot.worker.killed_for or reason
         if slot.lease is not None and position.lease == slot.lease.id:
             self._blame(slot.lease, position, 0.5 if cause == "killed" else 1.0)
         self.core.exited(worker.serial, Death(reason, f"died of {reason}", position), self.now)
@@ -447,6 +452,11 @@ class World:
                 elif worker.reply is not None:
                     self.deliver(worker)
         self.turn()
+
+    def drain(self) -> None:
+        """The supervisor is told to stop; no turn is taken."""
+        self.drained = True
+        self.core.drain(self.now)
 
     # Instructions
 
@@ -518,14 +528,17 @@ class World:
             client, pairs = answers.popitem()
             assert client not in self.gone, f"answers for {client!r}, which is gone"
             for answer, payload in pairs:
-                self._take_answer(client, answer, payload)
+                assert answer.length == len(payload)
+                if answer.status == Status.CHECKPOINT:
+                    assert (client, answer.id) in self.tracks
+                else:
+                    self._take_answer(client, answer, payload)
 
     def _take_answer(self, client: bytes, answer: wire.Answer, payload: bytes) -> None:
         sent = self.sent[answer.id]
         status = Status(answer.status)
         assert sent.track.client == client, f"{sent}: answered to {client!r}"
         assert sent.status is None, f"{sent}: answered {sent.status!r}, then {status!r}"
-        assert answer.length == len(payload)
         del self.open[sent.id]
         sent.status, sent.payload = status, payload
         if status <= Status.TIMEOUT:
@@ -603,7 +616,8 @@ class World:
             for request in [*slot.live, *slot.bulk]:
                 assert request.stream.slot is slot, "a request waits where its stream is not"
             if slot.worker is None:
-                assert not (slot.streams or slot.load or slot.closes), "an empty slot has work"
+                left = [*slot.streams, *slot.live, *slot.bulk, *slot.closes]
+                assert not left, f"slot {slot.number} is empty, and has {left}"
                 continue
             worker = self.workers[slot.worker.serial]
             if slot.lease is None and not slot.worker.killed_for:

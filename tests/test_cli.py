@@ -137,7 +137,6 @@ def test_real_files_are_as_opusdec_has_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(OPUSDEC is None, reason="no opusdec: install opus-tools")
-@pytest.mark.xfail(strict=True, reason="files.Plan.add does not use oggopus.cut yet")
 def test_a_real_file_with_a_hole_is_as_opusdec_has_it(tmp_path: Path) -> None:
     source = recordings.real_file("odd/joinedMono.opus")
     done = run("decode", source, "-o", tmp_path / "ours/", "--rate", "48000")
@@ -352,11 +351,13 @@ def _has_child(pid: int) -> bool:
 
 
 @posix
-def test_a_reader_that_leaves_is_no_error_to_speak_of() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_is_no_error_to_speak_of(unbuffered: str) -> None:
     process = subprocess.Popen(
         [*COMMAND, "decode", str(EXAMPLE), "-o", "-", "--rate", "48000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
     )
     with process:
         assert process.stdout is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coremodel import BAD, HANG, KILLER, ModelWorker, Track, World
+from coremodel import BAD, HANG, KILLER, OUTSIDE, ModelWorker, Track, World
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -24,7 +24,7 @@ PATIENT = 10_000.0
 """Seconds; a request that may take so long must not time out."""
 
 PACKETS = st.sampled_from(
-    [b"a", b"b", b"c", b"d", b"long" * 9, BAD, BAD + b"der", KILLER, KILLER + b"killed", HANG]
+    [b"a", b"b", b"c", b"d", b"long" * 9, BAD, BAD + b"der", KILLER, OUTSIDE, HANG]
 )
 OPERATIONS = st.lists(
     st.one_of(
@@ -38,6 +38,15 @@ OPERATIONS = st.lists(
 )
 NUMBER = st.integers(0, 11)
 """Picks one of however many there are: draws must not depend on what the core does."""
+
+TROUBLES = [
+    "a client goes",
+    "a dead worker replies",
+    "checkpoints get damaged",
+    "no process can start",
+    "killed workers go",
+    "drain",
+]
 
 
 class CoreMachine(RuleBasedStateMachine):
@@ -56,8 +65,10 @@ class CoreMachine(RuleBasedStateMachine):
         lease=st.sampled_from([1, 3, 8, 64]),
         checkpoint=st.sampled_from([0, 1, 3, 7]),
         attempts=st.integers(1, 3),
-        saves=st.booleans(),
-        booted=st.booleans(),
+        narrow=st.sampled_from([False, False, False, False, True]),
+        saves=st.sampled_from([True, True, False]),
+        booted=st.sampled_from([True, True, True, False]),
+        drains=st.sampled_from([False, False, False, True]),
     )
     def start(
         self,
@@ -66,8 +77,10 @@ class CoreMachine(RuleBasedStateMachine):
         lease: int,
         checkpoint: int,
         attempts: int,
+        narrow: bool,
         saves: bool,
         booted: bool,
+        drains: bool,
     ) -> None:
         self.world = World(
             {
@@ -80,14 +93,15 @@ class CoreMachine(RuleBasedStateMachine):
                 "requests": {"lease_packets": lease, "max_attempts": attempts},
                 "recovery": {"checkpoint_packets": checkpoint, "journal_packets": 100_000},
                 "limits": {
-                    "queued_requests": 20,
-                    "queued_bytes": 1000,
-                    "streams": 6,
+                    "queued_requests": 8 if narrow else 1000,
+                    "queued_bytes": 200 if narrow else 100_000,
+                    "streams": 4 if narrow else 100,
                     "client_ttl_seconds": 86_400.0,
                 },
             }
         )
         self.world.saves = saves
+        self.drains = drains
         self.world.turn()
         if booted:
             self.world.boot()
@@ -108,7 +122,7 @@ class CoreMachine(RuleBasedStateMachine):
         requests=st.lists(OPERATIONS, min_size=1, max_size=4),
         timeout=st.sampled_from([PATIENT, PATIENT, PATIENT, 0.0, 0.3, 2.5]),
         close=st.sampled_from([False, False, False, False, True]),
-        at_once=st.booleans(),
+        turns=st.sampled_from([None, 0, 1, 3]),
     )
     def send(
         self,
@@ -118,26 +132,20 @@ class CoreMachine(RuleBasedStateMachine):
         requests: list[list[Op]],
         timeout: float,
         close: bool,
-        at_once: bool,
+        turns: int | None,
     ) -> None:
         track = self._stream(client, number, bulk=bulk)
         for index, operations in enumerate(requests):
             last = index == len(requests) - 1
             self.world.send(track, operations, timeout, close=close and last)
-        if at_once:
-            self.world.turn()
+        if turns is not None:
+            self.world.work(turns)
 
     @rule(client=st.integers(0, 2), number=st.integers(0, 2))
     def close(self, client: int, number: int) -> None:
         track = self.streams.get((client, number))
         if track is not None:
             self.world.close(track)
-            self.world.turn()
-
-    @rule(client=st.integers(0, 2), sure=NUMBER)
-    def client_goes(self, client: int, sure: int) -> None:
-        if sure > 8:
-            self.world.client_goes(CLIENTS[client])
             self.world.turn()
 
     # Workers
@@ -163,14 +171,9 @@ class CoreMachine(RuleBasedStateMachine):
         if at_once:
             self.world.turn()
 
-    @rule(seconds=st.sampled_from([0.0, 0.2]))
-    def all_work(self, seconds: float) -> None:
-        for worker in list(self.world.workers.values()):
-            if worker.can_run:
-                self.world.run(worker)
-            if worker.reply is not None:
-                self.world.deliver(worker)
-        self.world.turn(seconds)
+    @rule(turns=st.integers(1, 4), seconds=st.sampled_from([0.0, 0.0, 0.2]))
+    def all_work(self, turns: int, seconds: float) -> None:
+        self.world.work(turns, seconds)
 
     @rule(which=NUMBER, at_once=st.booleans())
     def results_arrive(self, which: int, at_once: bool) -> None:
@@ -213,52 +216,47 @@ class CoreMachine(RuleBasedStateMachine):
         if at_once:
             self.world.turn()
 
-    @rule(which=NUMBER)
-    def dead_worker_replies(self, which: int) -> None:
-        if self.ghosts:
-            serial, frames = self.ghosts[which % len(self.ghosts)]
-            self.world.core.results(serial, wire.parse(frames), self.world.now)
-            self.world.turn()
-
-    @rule(which=NUMBER, how=st.sampled_from(["tag", "count", "payload", "step"]))
+    @rule(which=NUMBER, how=st.sampled_from(["tag", "count", "payload", "ops", "step"]))
     def sends_garbage(self, which: int, how: str) -> None:
-        worker = self._pick(which, "replying")
-        if worker is not None and worker.reply is not None:
+        worker = self._pick(which, "leased")
+        if worker is None:
+            return
+        self.world.run(worker)
+        if worker.reply is not None:
             reply = wire.parse(worker.reply)
             worker.reply = None
             worker.hung = True  # nothing more will come from it
             self.world.core.results(worker.serial, _garbled(reply, how), self.world.now)
             self.world.turn()
 
-    @rule()
-    def killed_workers_go(self) -> None:
-        for slot in self.world.core.slots:
-            if slot.worker is not None and slot.worker.killed_for:
-                self.world.die(self.world.workers[slot.worker.serial], "killed")
-        self.world.turn()
-
-    @rule(which=NUMBER)
-    def checkpoints_get_damaged(self, which: int) -> None:
-        workers = list(self.world.workers.values())
-        if workers:
-            workers[which % len(workers)].damages = True
-
-    @rule(trouble=st.booleans())
-    def processes_run_out(self, trouble: bool) -> None:
-        self.world.spawn_error = "no room for another process" if trouble else ""
-
     # The rest
 
-    @rule(seconds=st.sampled_from([0.0, 0.05, 0.3, 1.0, 2.5, 40.0]))
+    @rule(seconds=st.sampled_from([0.0, 0.05, 0.3, 0.3, 1.0, 2.5, 40.0]))
     def time_passes(self, seconds: float) -> None:
         self.world.turn(seconds)
 
-    @rule(sure=st.integers(0, 19))
-    def drain(self, sure: int) -> None:
-        if sure == 19:
-            self.world.drained = True
-            self.world.core.drain(self.world.now)
-            self.world.turn()
+    @rule(what=st.sampled_from(TROUBLES), which=NUMBER)
+    def trouble(self, what: str, which: int) -> None:
+        world = self.world
+        if what == "a client goes" and which > 5:
+            world.client_goes(CLIENTS[which % 3])
+        elif what == "a dead worker replies" and self.ghosts:
+            serial, frames = self.ghosts[which % len(self.ghosts)]
+            world.core.results(serial, wire.parse(frames), world.now)
+        elif what == "checkpoints get damaged" and world.workers:
+            list(world.workers.values())[which % len(world.workers)].damages = True
+        elif what == "no process can start":
+            world.spawn_error = "no room for another process" if which % 2 else ""
+        elif what == "killed workers go":
+            self._killed_go()
+        elif what == "drain" and self.drains:
+            world.drain()
+        world.turn()
+
+    def _killed_go(self) -> None:
+        for slot in self.world.core.slots:
+            if slot.worker is not None and slot.worker.killed_for:
+                self.world.die(self.world.workers[slot.worker.serial], "killed")
 
     def teardown(self) -> None:
         """With healthy workers and time, every request of a living client gets its answer."""
@@ -284,10 +282,8 @@ class CoreMachine(RuleBasedStateMachine):
         for sent in world.sent.values():
             late = sent.status is Status.TIMEOUT and sent.deadline >= PATIENT
             assert not late, f"{sent} starved"
-        world.work(5, seconds=10.0)
+        world.work(5, seconds=40.0)
         assert world.core.health == "ok"
-        track = world.stream(b"last")
-        assert world.send(track, [Op(OpKind.LOST, b"")]) is not None
         for track in world.tracks.values():
             world.close(track)
         world.work(3)
@@ -317,9 +313,10 @@ def _garbled(reply: wire.Message, how: str) -> wire.Message:
     elif how == "count" or not records:
         records.append(wire.Result(0, 0, 1, 0))
     elif how == "payload":
-        last = records[-1]
-        records[-1] = last._replace(length=last.length + 1, ops=last.ops + 1)
-        data += b"!"
+        records[0] = records[0]._replace(length=records[0].length + 1)
+        data = data[:1] + data
+    elif how == "ops":
+        records[0] = records[0]._replace(ops=records[0].ops + 1)
     else:
         records[0] = records[0]._replace(step=records[0].step + 1)
     return wire.Message(Kind.RESULTS, tag, records, data)

@@ -34,7 +34,8 @@ def _guarded(run: Any) -> int:
     """Run a command; returns its exit code."""
     try:
         code = int(run() or 0)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started us
+            sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -46,21 +47,33 @@ def _guarded(run: Any) -> int:
         return 1
     except (OpusPoolError, OSError) as error:
         messages.complain(messages.describe(error))
+        if isinstance(error, OSError):
+            _forget_stdout()  # a full disk fails the flush at exit too
         return 1
     return code
 
 
 def _forget_stdout() -> None:
     """Whoever read our output has left; the interpreter would complain when it flushes at exit."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError):  # closed, or None
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_EPILOG = """Exit codes: 0 done, 1 something failed, 2 wrong arguments, 130 interrupted. `opuspool
+status` has its own; see its --help.
+
+\b
+Examples:
+  opuspool decode speech.opus -o speech.wav
+  opuspool doctor
+  opuspool status --json
+"""
 
 
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 something failed, 2 wrong arguments, 130 interrupted. "
-    "`opuspool status` has its own; see its --help.",
+    epilog=_EPILOG,
 )
 @click.version_option(package_name="opuspool", prog_name="opuspool")
 def main() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from opuspool.cli import messages, targets
+from opuspool.cli import messages, settings, targets
 from opuspool.cli.options import config_option, endpoint_option
 from opuspool.errors import (
     AuthenticationError,
@@ -44,14 +44,22 @@ _HOPELESS = (
 """After one of these the other files would fail in the same way."""
 
 
-@click.command
+_EXAMPLES = """\b
+Examples:
+  opuspool decode speech.opus                        writes speech.wav
+  opuspool decode *.opus -o wav/ --rate 48000        writes into a folder
+  opuspool decode - -o - <in.opus | sox - out.flac   stdin to stdout
+"""
+
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(
     "-o",
     "--output",
     metavar="OUT",
-    help="WAV file for one FILE, folder for several, or - for stdout. Without it, each FILE's "
-    "name with .wav, beside it.",
+    help="WAV file for one FILE, folder for several (one that is new is made), or - for stdout. "
+    "Without it, each FILE's name with .wav, beside it.",
 )
 @click.option(
     "--rate",
@@ -71,6 +79,9 @@ _HOPELESS = (
 @click.option(
     "--workers", type=click.IntRange(1, 256), help="Decoder processes of the own pool, if any."
 )
+@click.option(
+    "--libopus", metavar="PATH", help="The libopus that the own pool loads; else it is searched."
+)
 @endpoint_option
 @config_option
 def decode(
@@ -80,6 +91,7 @@ def decode(
     channels: str | None,
     dtype: Literal["float32", "int16"],
     workers: int | None,
+    libopus: str | None,
     endpoint: str | None,
     config: str | None,
 ) -> int:
@@ -88,26 +100,43 @@ def decode(
     Existing outputs are replaced, each when its new content is whole. A FILE that fails has its
     line on stderr, and the others go on.
     """
-    if endpoint is not None and workers is not None:
-        raise click.UsageError(
-            "--workers is for an own pool; the daemon at --endpoint has its own."
-        )
+    for name, value in (("--workers", workers), ("--libopus", libopus)):
+        if endpoint is not None and value is not None:
+            raise click.UsageError(
+                f"{name} is for an own pool; the daemon at --endpoint has its own."
+            )
     jobs = targets.plan(files, output)
-    if jobs[0].target == targets.STANDARD and sys.stdout.isatty():
-        raise click.UsageError("will not write audio to a terminal; name a file with -o.")
+    _check_standard_streams(jobs[0])
 
     from opuspool.cli.reach import check_reachable
     from opuspool.pool import Pool
 
     if endpoint is not None:
         check_reachable(endpoint)
-    with Pool(endpoint, workers=workers, config=config) as pool:
+    settings_ = settings.quiet(config)
+    with Pool(endpoint, workers=workers, libopus=libopus, config=settings_) as pool:
         batch = _Batch(pool, int(rate), int(channels) if channels else None, dtype)
         batch.run(jobs)
         if batch.done:
             to_stderr = any(job.target == targets.STANDARD for job in jobs)
             click.echo(batch.summary(), err=to_stderr)
     return 1 if batch.failed else 0
+
+
+def _check_standard_streams(job: Job) -> None:
+    """Refuse stdin and stdout where they are closed, and a terminal for audio.
+
+    Raises:
+        click.UsageError: they cannot be used.
+    """
+    if job.source == targets.STANDARD and sys.stdin is None:
+        raise click.UsageError("stdin is closed; name a file.")
+    if job.target != targets.STANDARD:
+        return
+    if sys.stdout is None:
+        raise click.UsageError("stdout is closed; name a file with -o.")
+    if sys.stdout.isatty():
+        raise click.UsageError("will not write audio to a terminal; name a file with -o.")
 
 
 @dataclass
@@ -167,10 +196,10 @@ class _Batch:
         threads = min(len(jobs), len(self._before["workers"]) + 1)
         executor = ThreadPoolExecutor(threads, thread_name_prefix="opuspool-decode")
         try:
-            futures = {executor.submit(self._decode, job): job for job in jobs}
-            for future in as_completed(futures):
-                self._settle(futures[future], future.result)
-                advance(futures[future])
+            futures = [executor.submit(self._decode, job) for job in jobs]
+            for job, future in zip(jobs, futures, strict=True):
+                self._settle(job, future.result)
+                advance(job)
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             self.pool.close()  # so that the threads do not wait for their PCM

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from opuspool.cli import messages
+from opuspool.cli import messages, settings
 from opuspool.cli.options import config_option, endpoint_option
 from opuspool.errors import OpusPoolError, WorkerBootError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opuspool.pool import Pool
 
 __all__ = ["doctor"]
@@ -29,7 +31,18 @@ _TONE = (
 )
 
 
-@click.command(epilog="Exit codes: 0 decoding works, 1 it does not.")
+_EPILOG = """Exit codes: 0 decoding works, 1 it does not.
+
+\b
+Examples:
+  opuspool doctor
+  opuspool doctor --endpoint ipc:///run/opuspool/pool.sock
+"""
+
+_OK, _MISSING, _INFO = "ok", "missing", "info"
+
+
+@click.command(epilog=_EPILOG)
 @endpoint_option
 @config_option
 def doctor(*, endpoint: str | None, config: str | None) -> int:
@@ -40,48 +53,66 @@ def doctor(*, endpoint: str | None, config: str | None) -> int:
     return 0 if works else 1
 
 
-def _say(what: str, text: str) -> None:
-    click.echo(f"{what + ':':<10} {text}")
+def _say(mark: str, what: str, text: str) -> None:
+    click.echo(f"{mark:<8} {what + ':':<10} {text}")
 
 
 def _versions() -> None:
-    import soundfile
+    _say(_OK, "python", f"{platform.python_version()} on {platform.platform()}")
+    for package, more in (
+        ("opuspool", None),
+        ("pyzmq", _zmq),
+        ("numpy", None),
+        ("pyogg", None),
+        ("soundfile", _sndfile),
+    ):
+        _package(package, more)
+
+
+def _package(package: str, more: Callable[[], str] | None) -> None:
+    """Say which version is installed; `more` says what the package itself has loaded."""
+    try:
+        found = [version(package), *([more()] if more else [])]
+    except (PackageNotFoundError, ImportError, OSError) as error:
+        reason = "" if isinstance(error, PackageNotFoundError) else f"{error}; "
+        _say(_MISSING, package, f"{reason}pip install --force-reinstall {package}")
+    else:
+        _say(_OK, package, ", ".join(found))
+
+
+def _zmq() -> str:
     import zmq
 
-    _say("python", f"{platform.python_version()} on {platform.platform()}")
-    _say("opuspool", _version("opuspool"))
     ipc = "has ipc" if zmq.has("ipc") else "no ipc here, so tcp is used"
-    _say("pyzmq", f"{_version('pyzmq')}, libzmq {zmq.zmq_version()}, {ipc}")
-    _say("numpy", _version("numpy"))
-    _say("pyogg", _version("pyogg"))
-    _say("soundfile", f"{_version('soundfile')}, libsndfile {soundfile.__libsndfile_version__}")
+    return f"libzmq {zmq.zmq_version()}, {ipc}"
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return f"missing; install it: pip install {package}"
+def _sndfile() -> str:
+    import soundfile
+
+    return f"libsndfile {soundfile.__libsndfile_version__}"
 
 
 def _decoding(config: str | None) -> bool:
     """Decode the tone in a pool of our own; say how that went."""
-    from opuspool.pool import Pool
-
     try:
-        with Pool(workers=1, spares=0, config=config) as pool:
+        from opuspool.pool import Pool
+
+        with Pool(workers=1, spares=0, config=settings.quiet(config)) as pool:
             problem = _wrong_with(pool)
             libopus = pool.status()["libopus"]
-    except (OpusPoolError, OSError) as error:
-        _say("decoding", f"DOES NOT WORK: {messages.describe(error)}")
+    except (OpusPoolError, ImportError, OSError) as error:
+        _say(_MISSING, "decoding", f"DOES NOT WORK: {messages.describe(error)}")
         if isinstance(error, WorkerBootError):
-            _say("to mend", _mend())
+            _say(_INFO, "to mend", _mend())
         return False
-    _say("libopus", f"{libopus['version']} ({libopus['path']})")
-    _say("decoding", f"DOES NOT WORK: {problem}" if problem else "works")
+    _say(_OK, "libopus", f"{libopus['version']} ({libopus['path']})")
     if problem:
-        _say("to mend", _mend())
-    return not problem
+        _say(_MISSING, "decoding", f"DOES NOT WORK: {problem}")
+        _say(_INFO, "to mend", _mend())
+        return False
+    _say(_OK, "decoding", "works")
+    return True
 
 
 def _wrong_with(pool: Pool) -> str | None:
@@ -110,15 +141,15 @@ def _mend() -> str:
 
 def _daemon(endpoint: str | None, config: str | None) -> None:
     """Say whether a daemon answers; a pool of one's own needs none."""
-    from opuspool import config as configs
-    from opuspool.cli.reach import check_reachable
-    from opuspool.pool import Pool
-
     try:
-        settings = configs.load(config)
-        address = endpoint or settings.supervisor.endpoint
+        from opuspool import config as configs
+        from opuspool.cli.reach import check_reachable
+        from opuspool.pool import Pool
+
+        loaded = configs.load(config)
+        address = endpoint or loaded.supervisor.endpoint
         check_reachable(address)
-        with Pool(address, config=settings) as pool:
-            _say("daemon", f"answers, health {pool.status()['health']}")
-    except (OpusPoolError, OSError) as error:
-        _say("daemon", f"{messages.describe(error)} (only needed to share one pool)")
+        with Pool(address, config=loaded) as pool:
+            _say(_OK, "daemon", f"answers, health {pool.status()['health']}")
+    except (OpusPoolError, ImportError, OSError) as error:
+        _say(_INFO, "daemon", f"{messages.describe(error)} (only needed to share one pool)")

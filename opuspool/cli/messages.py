@@ -16,6 +16,8 @@ _ADVICE: dict[type[OSError], str] = {
 
 def complain(message: str) -> None:
     """Write a message to stderr, after our name."""
+    if sys.stderr is None:  # closed; print would take stdout
+        return
     # Not click.echo: a progress bar puts its own stderr in place while it is shown.
     print(f"opuspool: {message}", file=sys.stderr, flush=True)
 

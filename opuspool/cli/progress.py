@@ -24,7 +24,8 @@ _LONG_BYTES = 2_000_000
 def progress(jobs: list[Job]) -> Iterator[Callable[[Job], None]]:
     """Show a bar for many or long files on a terminal; call the result after each job."""
     sizes = {job: _size(job.source) for job in jobs}
-    if not sys.stderr.isatty() or (len(jobs) == 1 and sizes[jobs[0]] < _LONG_BYTES):
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    if not on_terminal or (len(jobs) == 1 and sizes[jobs[0]] < _LONG_BYTES):
         yield lambda _: None
         return
     from rich.console import Console

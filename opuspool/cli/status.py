@@ -19,7 +19,16 @@ _CODES = {"ok": 0, "degraded": 1, "down": DOWN}
 _HEADS = ("slot", "pid", "generation", "state", "restarts", "streams", "memory", "uptime")
 
 
-@click.command(epilog="Exit codes: 0 ok, 1 degraded, 2 down or not reachable.")
+_EPILOG = """Exit codes: 0 ok, 1 degraded, 2 down or not reachable.
+
+\b
+Examples:
+  opuspool status
+  opuspool status --json --endpoint ipc:///run/opuspool/pool.sock
+"""
+
+
+@click.command(epilog=_EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="The whole status, for programs.")
 @endpoint_option
 @config_option
@@ -87,7 +96,7 @@ def _row(slot: dict[str, Any], *, spare: bool = False) -> list[str]:
 
 
 def _table(rows: list[list[str]]) -> None:
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
 

@@ -34,7 +34,9 @@ def write(target: str, pcm: Pcm, sample_rate: int) -> None:
     """
     data = _render(pcm, sample_rate)
     if target == STANDARD:
-        sys.stdout.buffer.write(data)
+        # With PYTHONUNBUFFERED a write may take only a part.
+        while data:
+            data = data[sys.stdout.buffer.write(data) :]
         sys.stdout.buffer.flush()
         return
     # A symbolic link stays one.
@@ -63,6 +65,8 @@ def _replace(path: Path, data: memoryview) -> None:
         with draft.open("xb") as file:
             file.write(data)
         draft.replace(path)
-    except BaseException:
+    except BaseException as error:
         draft.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None  # the name that was asked for
         raise

@@ -66,6 +66,8 @@ class Books:
     held_requests: int = 0
     canaries: int = 0
     protocol_errors: int = 0
+    crash_reports: int = 0
+    crash_report_errors: int = 0
 
     def worker_ended(self, reason: str) -> None:
         """Count a worker's end by its cause."""

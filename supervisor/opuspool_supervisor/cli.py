@@ -52,6 +52,8 @@ def _serve(config: Config, address: str) -> None:
     listener = listen.listen(address, _keys(config, address))
     supervisor = Supervisor(config, listener, log.configure(config.supervisor.log_level))
     supervisor.handle_signals(signal.SIGTERM, signal.SIGINT)
+    if sys.platform != "win32":
+        supervisor.handle_signals(signal.SIGHUP)
     supervisor.run()
 
 

@@ -11,11 +11,11 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from opuspool.wire import Status
-from opuspool_supervisor import canary, recycle
+from opuspool_supervisor import autopsy, canary, recycle
 from opuspool_supervisor.books import Books
-from opuspool_supervisor.dispatch import Dispatcher, Lease, ResultsError
+from opuspool_supervisor.dispatch import Dispatcher, Lease, Loss, ResultsError
 from opuspool_supervisor.restart import RestartPolicy, Verdict
-from opuspool_supervisor.slots import EMPTY, Slot, SlotEvent, SlotState, Worker
+from opuspool_supervisor.slots import EMPTY, HOPELESS, Slot, SlotEvent, SlotState, Worker
 
 if TYPE_CHECKING:
     import random
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from opuspool import wire
     from opuspool.config import Config
     from opuspool.recorder import Position
+    from opuspool_supervisor.autopsy import Autopsy
 
 DUMP_SECONDS = 0.25
 """A hung worker has this long to write its traceback before it is killed."""
@@ -87,7 +88,16 @@ class Tell:
     facts: dict[str, Any]
 
 
-Instruction = Spawn | SendLease | Kill | Retire | Tell
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Write a report of a death that was not planned."""
+
+    reason: str
+    death: Death
+    autopsy: Autopsy
+
+
+Instruction = Spawn | SendLease | Kill | Retire | Tell | Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +108,15 @@ class Death:
         reason: one of `books.RESTART_REASONS`.
         words: the same for a reader ("SIGSEGV", "exit code 66: libopus was not found ...").
         position: what its flight recorder says; None where it cannot be read.
+        fault_text: what faulthandler wrote.
+        stderr_tail: the end of its standard error.
     """
 
     reason: str
     words: str
     position: Position | None = None
+    fault_text: str = ""
+    stderr_tail: str = ""
 
 
 class Core:
@@ -153,6 +167,7 @@ class Core:
             return
         slot.worker.ready = slot.worker.proved = now  # by its self-test
         slot.worker.info = info
+        slot.hopeless = 0
         slot.advance(SlotEvent.READY)
         self.boot_error = None
         if not self._draining:
@@ -183,6 +198,7 @@ class Core:
         else:
             slot.worker.settled += 1
             slot.worker.served += len(lease.expects)
+            autopsy.remember(slot.worker, lease)
         self._retire_if_due(slot, now)
 
     def babbled(self, serial: int, words: str, now: float) -> None:
@@ -328,7 +344,7 @@ class Core:
         worker.killed_for = worker.recycle
         self._instructions.append(Retire(worker.serial))
         self._kill_after[worker.serial] = now + RETIRE_SECONDS
-        self.dispatcher.lost(slot, None, 0.0, now)
+        self.dispatcher.lost(slot, Loss(now))
         self._staff(now)
 
     def _forgive(self, now: float) -> None:
@@ -344,8 +360,10 @@ class Core:
     def _ended(self, slot: Slot, worker: Worker, death: Death, now: float) -> None:
         booting = worker.ready is None
         reason = worker.killed_for or death.reason
-        if booting and reason == "exit":
-            reason = "boot"
+        if booting:
+            of_its_own = reason in {"exit", "boot"}
+            reason = "boot" if of_its_own else reason
+            slot.hopeless += HOPELESS if of_its_own else 1
         self.books.worker_ended(reason)
         slot.restarts += 1
         facts = {**_facts(slot), "reason": reason, "cause": death.words}
@@ -361,7 +379,13 @@ class Core:
         self._tell(level, "worker_ended", facts)
         if booting:
             self.boot_error = death.words
-        self.dispatcher.lost(slot, death.position, BLAME_WEIGHT.get(reason, 1.0), now)
+        weight = BLAME_WEIGHT.get(reason, 1.0)
+        # A service manager ends the workers of a supervisor that drains: no crash.
+        if not planned and not (self._draining and reason == "killed"):
+            found = autopsy.examine(slot, worker, death.position, weight=weight, now=now)
+            self._instructions.append(Report(reason, death, found))
+        fresh = worker.settled == 0
+        self.dispatcher.lost(slot, Loss(now, death.position, weight, fresh=fresh))
         self._staff(now)
         self._give_up_if_none_can_start()
 
@@ -390,7 +414,7 @@ class Core:
         """With every slot empty after boot failures, waiting is of no use: say why."""
         if self.boot_error is None or self._draining:
             return
-        if all(slot.state in EMPTY for slot in self.slots):
+        if all(slot.state in EMPTY and slot.hopeless >= HOPELESS for slot in self.slots):
             self.dispatcher.refusal = (Status.BOOT, self.boot_error)
             self.dispatcher.fail_waiting(*self.dispatcher.refusal)
 

@@ -150,6 +150,11 @@ class Lease:
     canary: bool = False
     progress: int = -1
 
+    @property
+    def has_suspect(self) -> bool:
+        """Whether a request in it has killed a worker before."""
+        return any(request.blame for request in self.requests())
+
     def requests(self) -> list[Request]:
         """The requests in it, in their order."""
         return [what for _, what in self.expects if isinstance(what, Request)]
@@ -158,6 +163,23 @@ class Lease:
         """The lease as it goes to the worker."""
         steps, payloads = zip(*self.steps, strict=True)
         return wire.pack(wire.Kind.LEASE, steps, payloads, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """How a slot lost its worker.
+
+    Attributes:
+        now: monotonic, seconds.
+        position: where its flight recorder says it was; None or lease 0: not decoding.
+        weight: how surely the packet in hand, and not something outside, killed it (0 to 1).
+        fresh: that lease was the worker's first.
+    """
+
+    now: float
+    position: Position | None = None
+    weight: float = 0.0
+    fresh: bool = False
 
 
 class Dispatcher:
@@ -375,7 +397,7 @@ class Dispatcher:
             lease.steps.append((Step(key, 0, 0, 0, Action.CLOSE), b""))
         slot.closes.clear()
         room = self._fill(lease, slot, slot.live, self._lease_packets, now)
-        if slot.bulk:
+        if slot.bulk and not lease.has_suspect:
             self._fill(lease, slot, slot.bulk, max(room, self._lease_packets // BULK_SHARE), now)
         return lease if lease.steps else None
 
@@ -400,7 +422,7 @@ class Dispatcher:
             request.leased = True
             self.queued -= 1
             self.in_flight += 1
-            room -= request.count
+            room = 0 if request.blame else room - request.count  # a suspect ends its lease
             stream.unsaved += request.count
             if 0 < self._checkpoint_packets <= stream.unsaved and not stream.closing:
                 stream.unsaved = 0
@@ -467,20 +489,16 @@ class Dispatcher:
 
     # A worker is lost
 
-    def lost(self, slot: Slot, position: Position | None, weight: float, now: float) -> None:
+    def lost(self, slot: Slot, loss: Loss) -> None:
         """Take back all that a dead worker had: blame one packet, move the rest.
 
-        Args:
-            slot: the dead worker's slot; it does not serve any more.
-            position: where its flight recorder says it was; None or lease 0: not decoding.
-            weight: how surely the packet, and not something outside, killed it (0 to 1).
-            now: monotonic, seconds.
+        The stream of that packet goes first: its second attempt should have a worker to itself.
         """
         lease = slot.lease
+        blamed: Stream | None = None
         requests: list[Request] = []
         if lease is not None:
-            if position is not None and position.lease == lease.id:
-                self._blame(lease, position, weight, now)
+            blamed = self._blame(lease, loss)
             requests = lease.requests()
             for request in requests:
                 request.leased = False
@@ -489,6 +507,7 @@ class Dispatcher:
                     self.queued += 1
                     self._books.retries += 1
         requests += [*slot.live, *slot.bulk]
+        requests.sort(key=lambda request: request.stream is not blamed)  # stable
         slot.lease = None
         slot.live.clear()
         slot.bulk.clear()
@@ -520,33 +539,38 @@ class Dispatcher:
             slot.live.extendleft([r for r in reversed(requests) if not r.bulk])
             slot.bulk.extendleft([r for r in reversed(requests) if r.bulk])
 
-    def _blame(self, lease: Lease, position: Position, weight: float, now: float) -> None:
-        if position.record >= len(lease.steps):
-            return
+    def _blame(self, lease: Lease, loss: Loss) -> Stream | None:
+        """Blame the operation that the flight recorder names; returns its stream."""
+        position = loss.position
+        if position is None or position.lease != lease.id or position.record >= len(lease.steps):
+            return None
         expected = dict(lease.expects).get(position.record)
         if isinstance(expected, Request):
             stream = expected.stream
-            fatal = self._blame_operation(expected, position.op, weight, now)
+            fatal = self._blame_operation(expected, position.op, loss)
         else:
             found = self._stream_of(lease, lease.steps[position.record][0].stream)
             if found is None:
-                return
+                return None
             stream, fatal = found, False
-        if weight == 1:
+        if loss.weight == 1:
             stream.deaths += 1
             stream.trust = _trust(stream, fatal=fatal)
             stream.suspect = True
-            _punish(stream.client, now)
+            _punish(stream.client, loss.now)
+        return stream
 
-    def _blame_operation(self, request: Request, index: int, weight: float, now: float) -> bool:
+    def _blame_operation(self, request: Request, index: int, loss: Loss) -> bool:
         """Note a death of one operation; True where its attempts are used up by it."""
         if index >= request.count:
             return False
         blame = request.blame = request.blame or {}
-        blame[index] = blame.get(index, 0.0) + weight
+        blame[index] = blame.get(index, 0.0) + loss.weight
         if blame[index] < self._config.requests.max_attempts:
             return False
-        self.quarantine.add(ops.unpack(request.blob, request.count)[index].packet, now)
+        packet = ops.unpack(request.blob, request.count)[index].packet
+        if loss.fresh:  # nothing else can have damaged that worker: other streams are warned
+            self.quarantine.add(packet, loss.now)
         self._queued_bytes -= len(request.blob)
         request.blob = ops.poisoned(request.blob, request.count, index)
         self._queued_bytes += len(request.blob)

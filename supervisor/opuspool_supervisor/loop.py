@@ -17,8 +17,9 @@ from opuspool import version, wire
 from opuspool.errors import WireError
 from opuspool.wire import Kind, Status
 from opuspool_supervisor import status
-from opuspool_supervisor.core import Core, Death, Kill, Retire, SendLease, Spawn, Tell
+from opuspool_supervisor.core import Core, Death, Kill, Report, Retire, SendLease, Spawn, Tell
 from opuspool_supervisor.process import Processes, WorkerLaunch
+from opuspool_supervisor.reporter import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,8 @@ BUSY_WAIT_MS = 50
 
 QUIET_WAIT_MS = 500
 """The longest wait while nothing is."""
+
+SIGHUP = getattr(signal, "SIGHUP", -1)  # there is none on Windows
 
 MESSAGES_A_TURN = 200
 """Messages taken from one socket before the others have their turn."""
@@ -72,6 +75,7 @@ class Supervisor:
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._processes = Processes(_launch(config, listener), self._wake)
+        self._reporter = Reporter(config.crashes, self._core.books, log)
         self._poller = zmq.Poller()
         self._do: dict[type[Instruction], Callable[[Any, float], None]] = {
             Spawn: self._spawn,
@@ -79,6 +83,7 @@ class Supervisor:
             Kill: self._kill,
             Retire: self._retire,
             Tell: self._tell,
+            Report: self._report,
         }
 
     # The loop
@@ -263,6 +268,9 @@ class Supervisor:
     def _tell(self, instruction: Tell, _now: float) -> None:
         getattr(self._log, instruction.level)(instruction.event, **instruction.facts)
 
+    def _report(self, instruction: Report, _now: float) -> None:
+        self._reporter.report(instruction)
+
     def _take_exits(self) -> list[Any]:
         exits = []
         while not self._processes.exits.empty():
@@ -272,9 +280,9 @@ class Supervisor:
     def _on_exit(self, exit_: Any) -> None:
         self._processes.reap(exit_.serial)
         self._identities.pop(self._addresses.pop(exit_.serial), None)
-        if exit_.fault_text:
-            self._log.info("worker_traceback", text=exit_.fault_text)
         death: Death = exit_.death
+        if death.fault_text:
+            self._log.info("worker_traceback", text=death.fault_text)
         self._core.exited(exit_.serial, death, time.monotonic())
 
     # Stopping
@@ -284,10 +292,14 @@ class Supervisor:
             self._wake_in.send(b"\0")
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        self._signals.append(number)
+        if number != SIGHUP or SIGHUP not in self._signals:  # a storm counts once
+            self._signals.append(number)
         self._wake()
 
     def _on_stop_signal(self, number: int) -> None:
+        if number == SIGHUP:
+            self._log.warning("reload_not_available", hint="restart the daemon: clients wait")
+            return
         now = time.monotonic()
         self._log.info("signal", name=signal.Signals(number).name)
         if self._stop_at is None:
@@ -300,6 +312,7 @@ class Supervisor:
         self._core.dispatcher.fail_all(Status.SHUTDOWN, "the supervisor has shut down")
         self._send_answers()
         self._processes.kill_all(KILL_SECONDS)
+        self._reporter.close()
         self._listener.close()
         self._wake_in.close()
         self._wake_out.close()

@@ -48,8 +48,6 @@ class Exit:
 
     serial: int
     death: Death
-    stderr_tail: str
-    fault_text: str
 
 
 class WorkerProcess:
@@ -85,9 +83,9 @@ class WorkerProcess:
         code = self._popen.wait()
         tail = self._tail.decode(errors="replace")
         reason, words = name_exit(code, tail)
-        death = Death(reason, words, self._recorder.position())
         fault_text = os.pread(self._fault_fd, FAULT_TEXT_BYTES, 0).decode(errors="replace")
-        return Exit(self.serial, death, tail, fault_text)
+        death = Death(reason, words, self._recorder.position(), fault_text, tail)
+        return Exit(self.serial, death)
 
     def close(self) -> None:
         """Give back what the supervisor held for it; it has ended."""

@@ -49,6 +49,12 @@ class SlotEvent(StrEnum):
 SERVING = frozenset({SlotState.IDLE, SlotState.BUSY})
 """States in which a slot takes requests."""
 
+HOPELESS = 3
+"""With this much in every slot, no worker can start."""
+
+RECENT_PACKETS = 16
+"""So many packets that a worker has decoded are kept: damage may show late."""
+
 EMPTY = frozenset({SlotState.BACKOFF, SlotState.FAILED})
 """States in which a slot has no process."""
 
@@ -86,6 +92,8 @@ class Worker:
         info: what it said of itself at READY.
         settled: leases it has settled.
         served: requests in them.
+        packets: operations in them.
+        recent: its last packets.
         proved: monotonic time of its last real decode.
         rss_bytes: its memory when last measured.
         recycle: the restart reason, where it is to be replaced when it is idle.
@@ -99,6 +107,8 @@ class Worker:
     info: dict[str, Any] = field(default_factory=dict)
     settled: int = 0
     served: int = 0
+    packets: int = 0
+    recent: deque[bytes] = field(default_factory=lambda: deque(maxlen=RECENT_PACKETS))
     proved: float = 0.0
     rss_bytes: int = 0
     recycle: str | None = None
@@ -122,6 +132,8 @@ class Slot:
         closes: keys of streams whose decoder its worker should destroy.
         deaths: monotonic times of the latest ends, for the restart intensity.
         boot_failures: exits before READY in a row.
+        hopeless: how little hope there is that its worker can start: an exit of its own accord
+            before READY counts `HOPELESS`, one by a signal 1; 0 again when one is READY.
         fruitless: exits after READY, but before any work was done, in a row.
     """
 
@@ -140,6 +152,7 @@ class Slot:
     closes: list[int] = field(default_factory=list)
     deaths: deque[float] = field(default_factory=deque)
     boot_failures: int = 0
+    hopeless: int = 0
     fruitless: int = 0
 
     def advance(self, event: SlotEvent) -> None:

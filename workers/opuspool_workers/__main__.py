@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Boot, serve, clear up; returns the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+    for number in (signal.SIGINT, signal.SIGTERM):  # the supervisor's to handle, which drains
+        signal.signal(number, signal.SIG_IGN)
     try:
         config = settings.read()
     except (ValueError, TypeError) as error:

@@ -69,20 +69,22 @@ class Relocator:
         """
         there, state = _split(checkpoint)
         words = array("Q", state[: len(state) // _WORD * _WORD])
-        for index, difference in self._shifts(words, there):
+        for index, difference in self._shifts(words, there).items():
             words[index] += difference
         return words.tobytes() + state[len(words) * _WORD :]
 
-    def _shifts(self, words: array[int], there: list[Module]) -> list[tuple[int, int]]:
+    def _shifts(self, words: array[int], there: list[Module]) -> dict[int, int]:
         """Which words point into a library, and by how much it lies elsewhere here."""
-        shifts = []
+        if sorted(module.identity for module in there) != sorted(self._by_identity):
+            raise ValueError("the checkpoint is of another libopus than this worker's")
+        shifts = {}
         for module in there:
-            here = self._by_identity.get(module.identity)
-            if here is None or here.end - here.start != module.end - module.start:
-                raise ValueError("the checkpoint is of another libopus than this worker's")
+            here = self._by_identity[module.identity]
             start, end = module.start, module.end
             difference = here.start - start
-            shifts += [(i, difference) for i, word in enumerate(words) if start <= word < end]
+            if here.end - end != difference:
+                raise ValueError("the checkpoint's libopus is of another size than this worker's")
+            shifts.update({i: difference for i, word in enumerate(words) if start <= word < end})
         return shifts
 
 
@@ -98,17 +100,20 @@ def _split(checkpoint: bytes) -> tuple[list[Module], bytes]:
 
 
 def _mappings() -> dict[str, tuple[int, int]]:
-    """Loaded files and the addresses they span, from /proc/self/maps; nothing elsewhere."""
+    """Loaded libraries and the addresses they span, from /proc/self/maps; nothing elsewhere."""
     spans: dict[str, tuple[int, int]] = {}
+    libraries = set()  # files with code: one may map others, and a library may have any name
     if sys.platform != "linux":
         return spans
     for line in Path("/proc/self/maps").read_text().splitlines():
-        fields = line.split(maxsplit=5)
-        if len(fields) == 6 and fields[5].startswith("/") and ".so" in fields[5]:
-            start, end = (int(part, 16) for part in fields[0].split("-"))
-            known = spans.get(fields[5], (start, end))
-            spans[fields[5]] = (min(known[0], start), max(known[1], end))
-    return spans
+        addresses, rights, *_, path = line.split(maxsplit=5)
+        if path.startswith("/"):
+            start, end = (int(part, 16) for part in addresses.split("-"))
+            known = spans.get(path, (start, end))
+            spans[path] = (min(known[0], start), max(known[1], end))
+            if "x" in rights:
+                libraries.add(path)
+    return {path: span for path, span in spans.items() if path in libraries}
 
 
 def _module(path: str, start: int, end: int) -> Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import c_int
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from opuspool.ops import INVALID_PACKET, POISON, OpKind, unpack_gain
 from opuspool_workers.libopus import GET_FINAL_RANGE, GET_LAST_PACKET_DURATION, SET_GAIN
@@ -98,6 +98,7 @@ class Decoder:
         """Destroy the decoder; a second time does nothing."""
         state, self._state = self._state, None
         if state is not None:
+            self._decode = _refuse  # libopus would read address 0
             self._lib.destroy(state)
 
     def _set_gain(self, data: bytes) -> int:
@@ -108,7 +109,7 @@ class Decoder:
 
     def _live_state(self) -> int:
         if self._state is None:
-            raise ValueError("this decoder is closed")
+            _refuse()
         return self._state
 
     def _last_samples(self, packet: bytes = b"") -> int:
@@ -122,3 +123,8 @@ class Decoder:
         if samples <= 0 or samples > self.capacity or samples % (self._rate // 400):
             samples = self._rate * FIRST_LOSS_MS // 1000
         return samples
+
+
+def _refuse(*_: object) -> NoReturn:
+    """What a closed decoder does instead of anything else."""
+    raise ValueError("this decoder is closed")

@@ -1,0 +1,244 @@
+"""The autopsy: what a dead worker was doing, from its lease and its flight recorder; pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from opuspool import ops, toc
+from opuspool.streamformat import FORMATS
+from opuspool.wire import Action
+from opuspool_supervisor.dispatch import Request
+from opuspool_supervisor.journal import Trust
+from opuspool_supervisor.quarantine import digest
+from opuspool_supervisor.slots import RECENT_PACKETS
+
+if TYPE_CHECKING:
+    from opuspool.ops import Op
+    from opuspool.recorder import Position
+    from opuspool.streamformat import StreamFormat
+    from opuspool.wire import Step
+    from opuspool_supervisor.dispatch import Lease, Stream
+    from opuspool_supervisor.slots import Slot, Worker
+
+Phase = Literal["boot", "idle", "decoding", "rebuilding"]
+
+_RUNNING = frozenset({int(Action.REPLAY), int(Action.DECODE)})
+_REBUILDING = frozenset({int(Action.OPEN), int(Action.RESTORE), int(Action.REPLAY)})
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What makes a decoder of the state in which it met the packet.
+
+    Attributes:
+        checkpoint: the decoder's state, to begin with; None: a fresh decoder.
+        journal: operations to run then, as (blob, number of operations).
+        exact: whether the two give that state bit for bit.
+    """
+
+    checkpoint: bytes | None
+    journal: list[tuple[bytes, int]]
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InHand:
+    """The operation that a worker was running when it died.
+
+    Attributes:
+        attempts: its blame, this death included; below 1: only deaths by SIGKILL.
+        history: None where its stream is gone.
+    """
+
+    op: Op
+    attempts: float
+    history: History | None
+
+    @property
+    def toc(self) -> str | None:
+        """What its packet says of itself; None where it has none."""
+        return toc.words(self.op.packet) if self.op.packet else None
+
+    @property
+    def digest(self) -> str | None:
+        """Its packet's digest, hexadecimal; None where it has none."""
+        return digest(self.op.packet).hex() if self.op.packet else None
+
+
+@dataclass(frozen=True, slots=True)
+class Autopsy:
+    """What is known of a death, apart from its cause.
+
+    Attributes:
+        age_seconds: from the worker's spawn to its death.
+        leases_settled, packets_served: what it had done.
+        info: what it said of itself at READY; empty: it never got there.
+        killed_for: the restart reason, where the supervisor itself ended it.
+        phase: what it was doing.
+        format: PCM format of the stream in hand; None while booting or idle.
+        in_hand: the operation in hand; None: none was.
+        suspects: digests of the packets that ran last before it, hexadecimal, the newest last;
+            with none in hand, those of a lease whose results never came count as run.
+    """
+
+    slot: int
+    generation: int
+    pid: int | None
+    age_seconds: float
+    leases_settled: int
+    packets_served: int
+    phase: Phase
+    info: dict[str, Any] = field(default_factory=dict)
+    killed_for: str | None = None
+    format: StreamFormat | None = None
+    in_hand: InHand | None = None
+    suspects: tuple[str, ...] = ()
+
+
+class _Place(NamedTuple):
+    """Where in a lease a worker was: the step, and the operation in it."""
+
+    record: int
+    op: int
+
+
+def remember(worker: Worker, lease: Lease) -> None:
+    """Note what a worker has decoded in a lease that is settled."""
+    worker.packets += sum([step.ops for step, _ in lease.steps if step.action == Action.DECODE])
+    worker.recent.extend(_last_packets(lease.steps))
+
+
+def examine(
+    slot: Slot, worker: Worker, position: Position | None, *, weight: float, now: float
+) -> Autopsy:
+    """Find out what a worker was doing; to be called before its lease is taken back.
+
+    Args:
+        slot: the dead worker's slot.
+        worker: the dead worker.
+        position: what its flight recorder says; None: it cannot be read.
+        weight: the blame for this death (0 to 1).
+        now: monotonic, seconds.
+    """
+    lease = slot.lease
+    place = _place(lease, position)
+    return Autopsy(
+        slot=slot.number,
+        generation=slot.generation,
+        pid=worker.pid or None,
+        age_seconds=now - worker.started,
+        leases_settled=worker.settled,
+        packets_served=worker.packets,
+        phase=_phase(worker, lease, place),
+        info=worker.info,
+        killed_for=worker.killed_for,
+        format=_format(lease, place) if lease and place else None,
+        in_hand=_in_hand(lease, place, weight) if lease and place else None,
+        suspects=_suspects(worker, lease, place),
+    )
+
+
+def _place(lease: Lease | None, position: Position | None) -> _Place | None:
+    # The recorder is memory of a process that may have gone wild: nothing in it is trusted.
+    if lease is None or position is None or position.lease != lease.id:
+        return None
+    if position.record >= len(lease.steps):
+        return None
+    return _Place(position.record, position.op)
+
+
+def _phase(worker: Worker, lease: Lease | None, place: _Place | None) -> Phase:
+    if worker.ready is None:
+        return "boot"
+    if lease is None or place is None:
+        return "idle"
+    step, _ = lease.steps[place.record]
+    return "rebuilding" if step.action in _REBUILDING else "decoding"
+
+
+def _format(lease: Lease, place: _Place) -> StreamFormat | None:
+    step, _ = lease.steps[place.record]
+    if step.action in _REBUILDING or step.action == Action.DECODE:
+        return FORMATS.get(step.format)
+    stream = _stream(lease, step.stream)  # other steps carry no format
+    return stream.format if stream else None
+
+
+def _stream(lease: Lease, key: int) -> Stream | None:
+    for _, what in lease.expects:
+        stream = what.stream if isinstance(what, Request) else what
+        if stream.key == key:
+            return stream
+    return None
+
+
+def _in_hand(lease: Lease, place: _Place, weight: float) -> InHand | None:
+    step, payload = lease.steps[place.record]
+    if step.action not in _RUNNING or place.op >= step.ops:
+        return None
+    return InHand(
+        ops.unpack(payload, step.ops)[place.op],
+        _blame(lease, place) + weight,
+        _history(lease, place),
+    )
+
+
+def _blame(lease: Lease, place: _Place) -> float:
+    request = dict(lease.expects).get(place.record)
+    if not isinstance(request, Request) or request.blame is None:
+        return 0.0
+    return request.blame.get(place.op, 0.0)
+
+
+def _history(lease: Lease, place: _Place) -> History | None:
+    """What the stream's decoder had been through before the operation in hand."""
+    key = lease.steps[place.record][0].stream
+    stream = _stream(lease, key)
+    if stream is None:
+        return None
+    checkpoint, journal = _settled(stream)
+    for step, payload in lease.steps[: place.record]:
+        if step.stream != key:
+            continue
+        if step.action in {Action.OPEN, Action.RESTORE}:
+            checkpoint, journal = payload or None, []
+        elif step.action in _RUNNING:
+            journal.append((payload, step.ops))
+    step, payload = lease.steps[place.record]
+    if place.op:
+        journal.append((ops.pack(ops.unpack(payload, step.ops)[: place.op]), place.op))
+    return History(checkpoint, journal, stream.journal.exact and stream.trust is Trust.ALL)
+
+
+def _settled(stream: Stream) -> tuple[bytes | None, list[tuple[bytes, int]]]:
+    """What a decoder that lives on since an earlier lease was made of."""
+    journal = stream.journal
+    checkpoint = journal.checkpoint if stream.trust is Trust.ALL else None
+    return checkpoint, [] if stream.trust is Trust.NOTHING else list(journal.entries)
+
+
+def _suspects(worker: Worker, lease: Lease | None, place: _Place | None) -> tuple[str, ...]:
+    packets = deque(worker.recent, maxlen=RECENT_PACKETS)
+    if lease is not None and not lease.canary:
+        ran = lease.steps if place is None else lease.steps[: place.record]
+        packets.extend(_last_packets(ran))
+        if place is not None:
+            step, payload = lease.steps[place.record]
+            done = ops.unpack(payload, step.ops)[: place.op] if step.action in _RUNNING else []
+            packets.extend([op.packet for op in done if op.kind in ops.WITH_PACKET])
+    return tuple([digest(packet).hex() for packet in packets])
+
+
+def _last_packets(steps: list[tuple[Step, bytes]]) -> list[bytes]:
+    """The packets of the last operations of some steps, in their order."""
+    parts: list[list[bytes]] = []
+    wanted = RECENT_PACKETS
+    for step, payload in reversed(steps):
+        if step.action in _RUNNING:
+            parts.append(ops.last_packets(payload, step.ops, wanted))
+            wanted -= len(parts[-1])
+            if wanted <= 0:
+                break
+    return [packet for part in reversed(parts) for packet in part]

@@ -1,0 +1,368 @@
+"""A decoder gives libopus's own output, bit for bit, whatever is asked of it in whatever order."""
+
+from __future__ import annotations
+
+from ctypes import c_int32
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opuspool_workers import libopus
+from opuspool_workers.decoder import Decoder
+from opuspool_workers.guard import GuardedBuffer
+from recordings import real_streams, speech_packets
+from reference import OpusError, ReferenceDecoder, samples
+from test_packets import BROKEN
+
+from opuspool.ops import INVALID_PACKET, POISON, Op, OpKind, pack_gain
+from opuspool.streamformat import FORMATS, StreamFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from opuspool_workers.libopus import LibOpus
+    from reference import Pcm
+
+PACKET, LOST, FEC, POISONED, GAIN = OpKind
+LOSS = Op(LOST, b"")
+SET_GAIN = 4034
+SPEECH = StreamFormat(16000, 1, "float32")
+
+
+@cache
+def lib() -> LibOpus:
+    return libopus.load()
+
+
+@cache
+def buffer() -> GuardedBuffer:
+    return GuardedBuffer(48000 * 12 // 100 * 8)
+
+
+@pytest.fixture
+def decoder() -> Iterator[Decoder]:
+    """A decoder to 16 kHz mono float32."""
+    found = Decoder(lib(), SPEECH, buffer())
+    yield found
+    found.close()
+
+
+def plain(packets: Iterable[bytes]) -> list[Op]:
+    return [Op(PACKET, packet) for packet in packets]
+
+
+def run(decoder: Decoder, operations: Iterable[Op]) -> tuple[list[int], bytes]:
+    """The outcome of each operation, and the PCM of all."""
+    outcomes, pcm = [], b""
+    for kind, packet in operations:
+        outcome = decoder.run(kind, packet)
+        outcomes.append(outcome)
+        if outcome > 0:
+            pcm += decoder.pcm(outcome)
+    return outcomes, pcm
+
+
+def ours(operations: Iterable[Op], fmt: StreamFormat) -> tuple[list[int], bytes]:
+    """What a fresh decoder makes of the operations."""
+    decoder = Decoder(lib(), fmt, buffer())
+    result = run(decoder, operations)
+    decoder.close()
+    return result
+
+
+def theirs(operations: Iterable[Op], fmt: StreamFormat) -> tuple[list[int], bytes]:
+    """The same by libopus alone; what is poison or breaks the rules never reaches it."""
+    reference = ReferenceDecoder(fmt.sample_rate, fmt.channels, fmt.dtype)
+    outcomes, pcm = [], b""
+    for operation in operations:
+        try:
+            part = one_by_reference(reference, fmt, operation)
+        except OpusError as error:
+            part = error.code
+        outcomes.append(part if isinstance(part, int) else len(part))
+        pcm += b"" if isinstance(part, int) else part.tobytes()
+    return outcomes, pcm
+
+
+def one_by_reference(reference: ReferenceDecoder, fmt: StreamFormat, operation: Op) -> Pcm | int:
+    kind, packet = operation
+    if packet in INVALID:
+        return INVALID_PACKET
+    last = reference.last_samples
+    if kind is PACKET:
+        return reference.decode(packet)
+    if kind is LOST:
+        return reference.lost(last or fmt.sample_rate // 50)
+    if kind is FEC:
+        return reference.fec(packet, last or samples(packet, fmt.sample_rate))
+    if kind is GAIN:
+        value = c_int32(int.from_bytes(packet, "little", signed=True))
+        return cast("int", reference._library.opus_decoder_ctl(reference._state, SET_GAIN, value))
+    return POISON
+
+
+INVALID = {packet for packet, _rule in BROKEN.values()} - {b""}
+"""Packets that break the rules; without the empty one, which is also what a loss carries."""
+
+
+# ---- bit for bit ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fmt", FORMATS.values(), ids=lambda fmt: f"{fmt.sample_rate}-{fmt.channels}-{fmt.dtype}"
+)
+def test_real_streams_decode_as_by_libopus_in_every_format(fmt: StreamFormat) -> None:
+    """Mono packets into stereo decoders and stereo ones into mono are among them."""
+    for stream in real_streams():
+        operations = plain(stream.packets[:60])
+        assert ours(operations, fmt) == theirs(operations, fmt), stream.name
+
+
+LONG = [
+    *(("silk", 16000, channels) for channels in (1, 2)),
+    *(("hybrid", 48000, channels) for channels in (1, 2)),
+    *(("celt", 48000, channels) for channels in (1, 2)),
+]
+
+
+@pytest.mark.parametrize("fmt", FORMATS.values(), ids=lambda fmt: f"{fmt.code:#x}")
+def test_packets_and_losses_of_120_ms_fill_the_buffer_to_its_end(fmt: StreamFormat) -> None:
+    for mode, rate, channels in LONG:
+        packets = speech_packets(1, rate, channels, bitrate=48000, frame_ms=120, mode=mode)
+        operations = [*plain(packets), LOSS, *plain(packets), LOSS, LOSS]
+        outcomes, pcm = ours(operations, fmt)
+        assert set(outcomes) == {fmt.capacity}
+        assert (outcomes, pcm) == theirs(operations, fmt)
+
+
+@pytest.mark.parametrize("frame_ms", [2.5, 5, 10, 20, 40, 60])
+def test_a_loss_lasts_as_long_as_the_packet_before(frame_ms: float) -> None:
+    packets = speech_packets(1, 48000, bitrate=32000, frame_ms=frame_ms)
+    operations = plain(packets[:5])
+    for packet in packets[5:25]:
+        operations += [LOSS, *plain([packet])]
+    outcomes, pcm = ours(operations, SPEECH)
+    assert set(outcomes) == {round(16 * frame_ms)}
+    assert (outcomes, pcm) == theirs(operations, SPEECH)
+
+
+@pytest.mark.parametrize("losses", [1, 5, 50])
+def test_runs_of_losses_are_concealed_as_by_libopus(losses: int) -> None:
+    for stream in real_streams():
+        operations = [*plain(stream.packets[:20]), *[LOSS] * losses, *plain(stream.packets[40:60])]
+        assert ours(operations, SPEECH) == theirs(operations, SPEECH), stream.name
+
+
+def test_a_loss_before_any_packet_is_20_ms_of_silence(decoder: Decoder) -> None:
+    outcomes, pcm = run(decoder, [LOSS, LOSS])
+    assert outcomes == [320, 320]
+    assert not any(pcm)
+
+
+def test_the_stream_after_a_loss_at_its_start_is_libopus_own() -> None:
+    operations = [LOSS, *plain(speech_packets(1))]
+    assert ours(operations, SPEECH) == theirs(operations, SPEECH)
+
+
+def fec_packets() -> list[bytes]:
+    return speech_packets(4, bitrate=32000, fec=True, loss_percent=30, frame_ms=20)
+
+
+def test_lost_packets_are_had_from_the_next_ones_fec_as_by_libopus() -> None:
+    packets = fec_packets()
+    operations: list[Op] = []
+    concealed: list[Op] = []
+    for at, packet in enumerate(packets[:-1]):
+        lost = at % 3 == 2
+        operations.append(Op(FEC, packets[at + 1]) if lost else Op(PACKET, packet))
+        concealed.append(LOSS if lost else Op(PACKET, packet))
+    result = ours(operations, SPEECH)
+    assert result == theirs(operations, SPEECH)
+    assert result[1] != ours(concealed, SPEECH)[1], "the packets have no FEC to show"
+
+
+@pytest.mark.parametrize("frame_ms", [10, 20, 60])
+def test_fec_before_any_packet_lasts_as_long_as_its_packet(frame_ms: float) -> None:
+    packets = speech_packets(2, fec=True, loss_percent=30, bitrate=32000, frame_ms=frame_ms)
+    operations = [Op(FEC, packets[9]), *plain(packets[9:20])]
+    outcomes, pcm = ours(operations, SPEECH)
+    assert outcomes[0] == 16 * frame_ms
+    assert (outcomes, pcm) == theirs(operations, SPEECH)
+
+
+@pytest.mark.parametrize("before_ms", [20, 60])
+@pytest.mark.parametrize("after_ms", [20, 60])
+def test_fec_stands_for_the_packet_before_also_where_lengths_differ(
+    before_ms: float, after_ms: float
+) -> None:
+    before = speech_packets(1, frame_ms=before_ms)
+    after = speech_packets(1, bitrate=32000, frame_ms=after_ms, fec=True, loss_percent=30)
+    operations = [*plain(before[:5]), Op(FEC, after[6]), *plain(after[6:12])]
+    outcomes, pcm = ours(operations, SPEECH)
+    assert outcomes[5] == 16 * before_ms
+    assert (outcomes, pcm) == theirs(operations, SPEECH)
+
+
+@pytest.mark.parametrize("gain", [-32768, -1500, 0, 256, 1500, 32767])
+@pytest.mark.parametrize("fmt", [SPEECH, StreamFormat(48000, 2, "int16")])
+def test_a_gain_holds_from_then_on(gain: int, fmt: StreamFormat) -> None:
+    packets = speech_packets(1)
+    operations = [*plain(packets[:10]), Op(GAIN, pack_gain(gain)), *plain(packets[10:]), LOSS]
+    outcomes, pcm = ours(operations, fmt)
+    assert outcomes[10] == 0
+    assert (outcomes, pcm) == theirs(operations, fmt)
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", b"\0\0\0"])
+def test_a_gain_of_another_length_is_refused(decoder: Decoder, data: bytes) -> None:
+    assert decoder.run(GAIN, data) == INVALID_PACKET
+
+
+some_packets = st.sampled_from(fec_packets()[:100] + speech_packets(1, 48000, 2, frame_ms=60))
+bad_packets = st.sampled_from(sorted(INVALID))
+operation = st.one_of(
+    st.builds(Op, st.just(PACKET), some_packets),
+    st.builds(Op, st.just(FEC), some_packets),
+    st.just(LOSS),
+    st.builds(Op, st.sampled_from([PACKET, FEC]), bad_packets),
+    st.just(Op(POISONED, b"")),
+    st.builds(Op, st.just(GAIN), st.integers(-3000, 3000).map(pack_gain)),
+)
+
+
+@given(st.lists(operation, max_size=25), st.sampled_from(list(FORMATS.values())))
+def test_any_history_of_operations_gives_what_libopus_gives(
+    operations: list[Op], fmt: StreamFormat
+) -> None:
+    assert ours(operations, fmt) == theirs(operations, fmt)
+
+
+def test_decoders_that_share_a_buffer_do_not_disturb_each_other() -> None:
+    """Turn by turn, mono and stereo, float and int16."""
+    streams = list(zip(real_streams(), FORMATS.values(), strict=False))
+    decoders = [Decoder(lib(), fmt, buffer()) for _, fmt in streams]
+    pcm = [b"" for _ in streams]
+    for turn in range(30):
+        for at, (stream, _) in enumerate(streams):
+            pcm[at] += run(decoders[at], plain(stream.packets[turn : turn + 1]))[1]
+    for (stream, fmt), found in zip(streams, pcm, strict=True):
+        assert found == theirs(plain(stream.packets[:30]), fmt)[1], stream.name
+    for decoder in decoders:
+        decoder.close()
+
+
+def test_the_final_range_is_libopus_own(decoder: Decoder) -> None:
+    reference = ReferenceDecoder()
+    for packet in speech_packets(1):
+        decoder.run(PACKET, packet)
+        reference.decode(packet)
+        assert decoder.final_range() == reference.final_range != 0
+
+
+# ---- what is refused ------------------------------------------------------------------------
+
+
+def test_the_stream_goes_on_after_a_broken_packet_as_if_it_had_not_been() -> None:
+    packets = speech_packets(1)
+    before, after = plain(packets[:20]), plain(packets[20:])
+    whole = theirs([*before, *after], SPEECH)[1]
+    for name, (packet, _) in BROKEN.items():
+        refused = [Op(PACKET, packet), Op(FEC, packet)]
+        outcomes, pcm = ours([*before, *refused, *after], SPEECH)
+        assert outcomes[20:22] == [INVALID_PACKET, INVALID_PACKET], name
+        assert pcm == whole, name
+
+
+def test_a_broken_packet_never_reaches_libopus() -> None:
+    def unreachable(*_: object) -> int:
+        raise AssertionError("libopus was called")
+
+    guarded = replace(lib(), decode=unreachable, decode_float=unreachable)
+    decoder = Decoder(guarded, SPEECH, buffer())
+    for packet, _ in BROKEN.values():
+        assert decoder.run(PACKET, packet) == INVALID_PACKET
+        assert decoder.run(FEC, packet) == INVALID_PACKET
+    assert decoder.run(POISONED, b"") == POISON
+    decoder.close()
+
+
+@given(st.lists(st.binary(min_size=1, max_size=30), max_size=15))
+def test_random_bytes_decode_or_fail_with_libopus_code(packets: list[bytes]) -> None:
+    """And the speech behind them is what libopus makes of it."""
+    operations = plain(packets + speech_packets(0.2))
+    assert ours(operations, SPEECH) == theirs(operations, SPEECH)
+
+
+# ---- create and destroy ---------------------------------------------------------------------
+
+
+def test_each_decoder_that_is_created_is_destroyed_once() -> None:
+    created, destroyed = [], []
+
+    def create(*arguments: object) -> int | None:
+        created.append(lib().create(*arguments))
+        return created[-1]
+
+    def destroy(state: int) -> None:
+        destroyed.append(state)
+        lib().destroy(state)
+
+    counting = replace(lib(), create=create, destroy=destroy)
+    decoders = [Decoder(counting, fmt, buffer()) for fmt in FORMATS.values()]
+    run(decoders[0], plain(speech_packets(0.5)))
+    assert len(created) == len(decoders)
+    assert destroyed == []
+    for decoder in decoders:
+        decoder.close()
+        decoder.close()
+    assert destroyed == created
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [*plain(speech_packets(0.5)[5:6]), LOSS, Op(FEC, speech_packets(0.5)[5]), Op(GAIN, b"\0\0")],
+    ids=lambda operation: operation.kind.name,
+)
+def test_a_closed_decoder_refuses_to_work(operation: Op, decoder: Decoder) -> None:
+    """With libopus it would be a read of address 0."""
+    decoder.close()
+    with pytest.raises(ValueError, match="closed"):
+        decoder.run(*operation)
+
+
+def test_a_closed_decoder_has_no_state(decoder: Decoder) -> None:
+    state = decoder.export_state()
+    decoder.close()
+    for use in (decoder.export_state, decoder.final_range, lambda: decoder.import_state(state)):
+        with pytest.raises(ValueError, match="closed"):
+            use()
+
+
+def test_where_libopus_has_no_memory_the_error_says_so() -> None:
+    with pytest.raises(MemoryError, match="no decoder"):
+        Decoder(replace(lib(), create=lambda *_: None), SPEECH, buffer())
+
+
+def test_a_state_of_another_size_is_refused_and_changes_nothing() -> None:
+    mono, stereo = (Decoder(lib(), StreamFormat(16000, n), buffer()) for n in (1, 2))
+    packets = speech_packets(1)
+    run(mono, plain(packets[:20]))
+    for state in (b"", mono.export_state()[:-1], stereo.export_state()):
+        with pytest.raises(ValueError, match="a state of"):
+            mono.import_state(state)
+    assert run(mono, plain(packets[20:]))[1] == theirs(plain(packets), SPEECH)[1][20 * 320 * 4 :]
+    mono.close()
+    stereo.close()
+
+
+def test_a_state_goes_over_to_another_decoder_of_the_same_process(decoder: Decoder) -> None:
+    packets = speech_packets(2)
+    run(decoder, plain(packets[:50]))
+    heir = Decoder(lib(), SPEECH, buffer())
+    heir.import_state(decoder.export_state())
+    rest = [LOSS, *plain(packets[50:])]
+    assert run(heir, rest) == run(decoder, rest)
+    heir.close()

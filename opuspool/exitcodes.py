@@ -9,7 +9,7 @@ class ExitCode(IntEnum):
     """Why a worker or a supervisor left of its own will."""
 
     OK = 0
-    """Asked to stop, or its parent is gone."""
+    """Asked to stop."""
     USAGE = 64
     """Wrong arguments or a wrong configuration."""
     SELF_TEST = 65
@@ -18,6 +18,8 @@ class ExitCode(IntEnum):
     """libopus was not found or could not be loaded."""
     FAULT = 68
     """Windows: ctypes reported an access violation; the heap cannot be trusted any more."""
+    ORPHANED = 69
+    """Its supervisor is gone."""
     PROTOCOL = 70
     """The supervisor sent what the worker cannot read."""
     ENDPOINT = 73

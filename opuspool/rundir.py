@@ -45,6 +45,11 @@ class RunFiles:
         return self.socket.with_name(self.socket.name + ".w")
 
     @property
+    def hidden(self) -> Path:
+        """Where the clients' socket is while no new client can be taken."""
+        return self.socket.with_name(self.socket.name + ".full")
+
+    @property
     def lock(self) -> Path:
         """The lock file."""
         return self.socket.with_name(self.socket.name + ".lock")
@@ -59,7 +64,7 @@ class RunFiles:
         _check_directory(self.socket.parent)
         fd = self._take_lock()
         try:
-            for path in (self.socket, self.back):
+            for path in (self.socket, self.back, self.hidden):
                 _remove_stale_socket(path)
         except BaseException:
             os.close(fd)
@@ -81,7 +86,7 @@ class RunFiles:
 
     def remove(self) -> None:
         """Remove what `prepare` and the sockets' binding made; the lock must be held."""
-        for path in (self.socket, self.back, self.lock):
+        for path in (self.socket, self.back, self.hidden, self.lock):
             with suppress(OSError):
                 path.unlink()
         if self.own_directory:

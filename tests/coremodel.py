@@ -14,8 +14,20 @@ from hashlib import blake2b
 from random import Random
 from typing import TYPE_CHECKING
 
-from opuspool_supervisor.core import SWEEP_SECONDS, Core, Death, Kill, SendLease, Spawn, Tell
+from opuspool_supervisor import canary
+from opuspool_supervisor.core import (
+    SWEEP_SECONDS,
+    Core,
+    Death,
+    Kill,
+    Report,
+    Retire,
+    SendLease,
+    Spawn,
+    Tell,
+)
 from opuspool_supervisor.journal import Trust
+from opuspool_supervisor.slots import HOPELESS
 
 from opuspool import config, ops, wire
 from opuspool.ops import INVALID_PACKET, POISON, Op, OpKind
@@ -48,6 +60,9 @@ BAD = b"bad"
 
 DAMAGED = b"damaged"
 """A checkpoint that kills whoever restores it."""
+
+LONGEST_STEP = 1.0
+"""Seconds; the supervisor's loop never sleeps for longer."""
 
 
 def packet(data: bytes) -> Op:
@@ -104,6 +119,7 @@ class ModelWorker:
         position: what its flight recorder says.
         damages: its checkpoints kill whoever restores them.
         saves: it can make checkpoints.
+        leaves: it has been asked to leave.
     """
 
     def __init__(self, serial: int, *, saves: bool = True) -> None:
@@ -112,6 +128,7 @@ class ModelWorker:
         self.damages = False
         self.ready = False
         self.hung = False
+        self.leaves = False
         self.decoders: dict[int, ToyDecoder] = {}
         self.lease: wire.Message | None = None
         self.reply: wire.Frames | None = None
@@ -158,31 +175,40 @@ class ModelWorker:
 
     def _step(self, index: int, step: Step, payload: bytes) -> tuple[Status, bytes] | None:
         action = Action(step.action)
+        if step.stream == canary.STREAM:
+            pcm = struct.pack("<i", canary.SAMPLES) + b"\1" * (2 * canary.SAMPLES)
+            return (Status.OK, pcm) if action is Action.DECODE else None
         if action in {Action.OPEN, Action.RESTORE}:
-            if step.stream in self.decoders:
-                raise MisuseError(f"{self}: stream {step.stream} lives here already")
-            if step.format != FORMAT.code:
-                raise MisuseError(f"{self}: stream {step.stream} in format {step.format}")
-            if payload.startswith(DAMAGED):
-                raise FatalError("segv")
-            self.decoders[step.stream] = ToyDecoder(payload or FRESH)
+            self._make(step, payload)
             return None
         if step.stream not in self.decoders:
             raise MisuseError(f"{self}: {action.name} of stream {step.stream}, which is not here")
         decoder = self.decoders[step.stream]
-        if action is Action.CLOSE:
-            del self.decoders[step.stream]
-        elif action is Action.CHECKPOINT:
+        if action is Action.DECODE:
+            return self._run(index, decoder, ops.unpack(payload, step.ops))
+        if action is Action.CHECKPOINT:
             state = DAMAGED if self.damages else decoder.state
             return Status.OK, state if self.saves else b""
-        elif action is Action.DECODE:
-            return self._run(index, decoder, ops.unpack(payload, step.ops))
+        if action is Action.CLOSE:
+            del self.decoders[step.stream]
         else:
-            operations = ops.unpack(payload, step.ops)
-            if any(op.packet.startswith((KILLER, OUTSIDE, HANG)) for op in operations):
-                raise MisuseError(f"{self}: a killer in the journal of stream {step.stream}")
-            decoder.outcome(operations)
+            self._replay(step, decoder, payload)
         return None
+
+    def _make(self, step: Step, payload: bytes) -> None:
+        if step.stream in self.decoders:
+            raise MisuseError(f"{self}: stream {step.stream} lives here already")
+        if step.format != FORMAT.code:
+            raise MisuseError(f"{self}: stream {step.stream} in format {step.format}")
+        if payload.startswith(DAMAGED):
+            raise FatalError("segv")
+        self.decoders[step.stream] = ToyDecoder(payload or FRESH)
+
+    def _replay(self, step: Step, decoder: ToyDecoder, payload: bytes) -> None:
+        operations = ops.unpack(payload, step.ops)
+        if any(op.packet.startswith((KILLER, OUTSIDE, HANG)) for op in operations):
+            raise MisuseError(f"{self}: a killer in the journal of stream {step.stream}")
+        decoder.outcome(operations)
 
     def _run(self, index: int, decoder: ToyDecoder, operations: list[Op]) -> tuple[Status, bytes]:
         for number, op in enumerate(operations):
@@ -275,8 +301,9 @@ class World:
         self.gone: set[bytes] = set()
         self.kills: list[Kill] = []
         self.told: list[Tell] = []
+        self.reports: list[Report] = []
         self.starts: list[float] = []
-        self.boot_failed = {slot.number: False for slot in self.core.slots}
+        self.hopeless = {slot.number: 0 for slot in self.core.slots}
         self.spawn_error = ""
         self.saves = True
         self.drained = False
@@ -286,6 +313,8 @@ class World:
             SendLease: self._send_lease,
             Kill: self.kills.append,
             Tell: self.told.append,
+            Report: self.reports.append,
+            Retire: self._retire,
         }
 
     # Clients
@@ -364,7 +393,7 @@ class World:
         worker.ready = True
         slot = self.slot_of(worker)
         assert slot is not None
-        self.boot_failed[slot.number] = False
+        self.hopeless[slot.number] = 0
         self.core.ready(worker.serial, {"pid": worker.serial}, self.now)
 
     def boot(self) -> None:
@@ -414,9 +443,9 @@ class World:
         slot = self.slot_of(worker)
         assert slot is not None
         assert slot.worker is not None
-        if not worker.ready:
-            self.boot_failed[slot.number] = True
         cause = slot.worker.killed_for or reason
+        if not worker.ready:
+            self.hopeless[slot.number] += HOPELESS if cause in {"exit", "boot"} else 1
         if slot.lease is not None and position.lease == slot.lease.id:
             self._blame(slot.lease, position, 0.5 if cause == "killed" else 1.0)
         self.core.exited(worker.serial, Death(reason, f"died of {reason}", position), self.now)
@@ -424,7 +453,14 @@ class World:
     # Time
 
     def turn(self, seconds: float = 0.0) -> None:
-        """Let time pass, then do as the supervisor's loop does, and check everything."""
+        """Let time pass, do as the supervisor's loop does meanwhile, and check everything."""
+        while seconds > LONGEST_STEP:
+            seconds -= LONGEST_STEP
+            self.stall(LONGEST_STEP)
+        self.stall(seconds)
+
+    def stall(self, seconds: float) -> None:
+        """One turn after a pause; a long one means that the supervisor itself had been stopped."""
         self.now += seconds
         for slot in self.core.slots:
             if slot.lease is not None and slot.worker is not None:
@@ -443,7 +479,9 @@ class World:
             self.turn(seconds)
             for worker in list(self.workers.values()):
                 slot = self.slot_of(worker)
-                if slot is not None and slot.worker is not None and slot.worker.killed_for:
+                if worker.leaves:
+                    self.die(worker, "exit")
+                elif slot is not None and slot.worker is not None and slot.worker.killed_for:
                     self.die(worker, "killed")
                 elif not worker.ready:
                     self.ready(worker)
@@ -462,7 +500,7 @@ class World:
 
     def _spawn(self, instruction: Spawn) -> None:
         if self.spawn_error:
-            self.boot_failed[instruction.slot.number] = True
+            self.hopeless[instruction.slot.number] += HOPELESS
             self.core.spawn_failed(instruction.slot, self.spawn_error, self.now)
             return
         self.starts.append(self.now)
@@ -470,6 +508,11 @@ class World:
         assert worker.serial not in self.workers
         self.workers[worker.serial] = worker
         self.core.spawned(instruction.slot, worker.serial, 1000 + worker.serial, self.now)
+
+    def _retire(self, instruction: Retire) -> None:
+        worker = self.workers[instruction.serial]
+        assert worker.lease is None, f"{worker} is asked to leave with a lease in hand"
+        worker.leaves = True
 
     def _send_lease(self, instruction: SendLease) -> None:
         self._note_rebuilds(instruction.lease)
@@ -559,7 +602,8 @@ class World:
         if status is Status.TIMEOUT:
             assert sent.deadline <= self.now, f"{sent}: timed out too early"
         elif status is Status.BOOT:
-            assert all(self.boot_failed.values()), f"{sent}: refused, but a slot has booted"
+            hopeless = min(self.hopeless.values()) >= HOPELESS
+            assert hopeless, f"{sent}: refused, but a worker may start"
         elif status is Status.SHUTDOWN:
             assert self.drained, f"{sent}: refused, but there was no drain"
         elif status is Status.STREAM_CLOSED:
@@ -587,7 +631,8 @@ class World:
         assert len(self.open) == self.core.open_requests
 
     def _check_counts(self) -> None:
-        held: list[Request] = list(self.dispatcher.unplaced)
+        back = [request for _, request in self.dispatcher._held]
+        held: list[Request] = [*self.dispatcher.unplaced, *back]
         leased: list[Request] = []
         for slot in self.core.slots:
             waiting = [*slot.live, *slot.bulk]
@@ -605,9 +650,12 @@ class World:
                 pending.setdefault(stream, 0)
         for stream, count in pending.items():
             assert stream.pending == count, f"stream {stream.key}: pending"
+            assert stream.held == sum(r.stream is stream for r in back), f"{stream.key}: held"
         assert self.dispatcher.streams == len(pending), "streams"
         size = sum(len(r.blob) for r in held + leased)
         assert self.dispatcher._queued_bytes == size, "queued bytes"
+        output = sum(r.output_bytes for r in held + leased)
+        assert self.dispatcher._queued_output == output, "queued output"
 
     def _check_places(self) -> None:
         for slot in self.core.slots:

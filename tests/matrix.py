@@ -132,6 +132,14 @@ class Scene:
         """Its counters."""
         return dict(self.status()["counters"])
 
+    @property
+    def endpoint(self) -> str:
+        """Where other clients connect."""
+        backend = self.pool._backend
+        assert backend is not None
+        assert backend.connection is not None
+        return backend.connection._address.endpoint
+
     def restarts(self) -> Counter[str]:
         """Workers that have ended since the scene began, by reason; none with 0."""
         ended = Counter(self.counters()["worker_restarts"])

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import faults
 import numpy as np
 import oggfiles
 import pytest
@@ -73,6 +74,7 @@ def test_each_command_has_help(command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0
     assert b"--endpoint" in done.stdout
+    assert b"Examples:" in done.stdout
 
 
 def test_the_exit_codes_of_status_are_in_its_help() -> None:
@@ -139,7 +141,7 @@ def test_real_files_are_as_opusdec_has_them(tmp_path: Path) -> None:
 @pytest.mark.skipif(OPUSDEC is None, reason="no opusdec: install opus-tools")
 def test_a_real_file_with_a_hole_is_as_opusdec_has_it(tmp_path: Path) -> None:
     source = recordings.real_file("odd/joinedMono.opus")
-    done = run("decode", source, "-o", tmp_path / "ours/", "--rate", "48000")
+    done = run("decode", source, "-o", f"{tmp_path}/ours/", "--rate", "48000")
     assert _same_as_opusdec(source, tmp_path, done.stderr)
 
 
@@ -262,6 +264,10 @@ def test_two_files_with_one_output_are_refused(tmp_path: Path) -> None:
         ([EXAMPLE, "x.opus", "-o", EXAMPLE], "need a folder"),
         ([EXAMPLE, "--workers", "0"], "--workers"),
         ([EXAMPLE, "--workers", "1", "--endpoint", "auto"], "--workers"),
+        ([EXAMPLE, "--libopus", "x.so", "--endpoint", "auto"], "--libopus"),
+        ([EXAMPLE, "--channels", "3"], "--channels"),
+        ([EXAMPLE, "--dtype", "int24"], "--dtype"),
+        ([EXAMPLE, "--tempo", "2"], "--tempo"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_told(arguments: list[object], reason: str) -> None:
@@ -304,6 +310,83 @@ def test_a_wrong_setting_is_told(tmp_path: Path) -> None:
     assert b"many" in done.stderr
 
 
+def test_complaints_come_in_the_order_of_the_files(tmp_path: Path) -> None:
+    sources = [tmp_path / f"gone{n}.opus" for n in range(6)]
+    long = copy(tmp_path)
+    done = run("decode", *sources[:3], long, *sources[3:])
+    named = [line.split(": ")[1] for line in done.stderr.decode().splitlines()]
+    assert named == [str(source) for source in sources]
+
+
+def test_an_empty_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "empty.opus"
+    path.touch()
+    done = run("decode", path)
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith(f"opuspool: {path}: this is an empty file")
+    assert files(tmp_path) == {"empty.opus"}
+
+
+@posix
+@pytest.mark.parametrize("what", ["input", "output"])
+def test_no_permission_is_told(what: str, tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    source = copy(folder)
+    # root may do anything, unless its capabilities are taken away
+    drop = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.getuid() == 0 else []
+    if drop and shutil.which("setpriv") is None:
+        pytest.skip("run as root, without setpriv: install util-linux")
+    locked = source if what == "input" else folder
+    locked.chmod(0o000 if what == "input" else 0o555)
+    try:
+        done = subprocess.run(
+            [*drop, *COMMAND, "decode", str(source)], capture_output=True, timeout=60, check=False
+        )
+    finally:
+        locked.chmod(0o700)
+    assert done.returncode == 1
+    named = source if what == "input" else f"{source}: {folder / 'speech.wav'}"
+    message = f"opuspool: {named}: Permission denied; check who may read and write there\n"
+    assert done.stderr.decode() == message
+    assert files(folder) == {"speech.opus"}
+
+
+def test_an_unknown_setting_is_told_with_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text("[workers]\ncuont = 2\n")
+    done = run("decode", EXAMPLE, "-o", tmp_path / "o.wav", "--config", path)
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+    assert b"the nearest is [workers] count" in done.stderr
+    assert files(tmp_path) == {"my.toml"}
+
+
+def test_a_libopus_that_is_not_there_is_told_soon(tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = run("decode", EXAMPLE, "-o", tmp_path / "o.wav", "--libopus", "/nonexistent.so")
+    assert time.monotonic() - started < 10
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+    assert b"/nonexistent.so" in done.stderr
+    assert b"install" in done.stderr
+    assert files(tmp_path) == set()
+
+
+@posix
+def test_closed_standard_streams_are_told(tmp_path: Path) -> None:
+    for redirect, words in ((">&-", b"stdout is closed"), ("<&-", b"stdin is closed")):
+        done = subprocess.run(
+            ["sh", "-c", f'"$@" {redirect}', "sh", *COMMAND, "decode", "-", "-o", "-"],
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert b"Traceback" not in done.stderr
+
+
 def test_a_missing_libopus_is_told_once(tmp_path: Path) -> None:
     sources = [copy(tmp_path, f"{n}.opus") for n in range(3)]
     done = run("decode", *sources, OPUSPOOL_LIBOPUS="/nowhere/libopus.so")
@@ -342,6 +425,33 @@ def test_ctrl_c_ends_it_cleanly(many: bool, tmp_path: Path) -> None:
     assert errors.decode().strip().splitlines()[-1] == "opuspool: interrupted"
     assert b"Traceback" not in errors
     assert not list(tmp_path.glob("**/*.part"))
+
+
+@posix
+def test_a_signal_to_the_command_alone_ends_a_long_decode(
+    tmp_path: Path, faulty: Path, tokens: Path
+) -> None:
+    """As `kill -INT` does: half a minute of decoding, interrupted in its midst."""
+    source, out = tmp_path / "long.opus", tmp_path / "out.wav"
+    packets = [faults.marker("slow-once"), *[faults.marker("slow")] * 600]
+    source.write_bytes(oggfiles.link(packets))
+    out.write_text("old")
+    process = subprocess.Popen(
+        [*COMMAND, "decode", str(source), "-o", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        wait_until(lambda: list(tokens.iterdir()), what="a packet is being decoded")
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - started < 10
+    # click begins a new line, after the terminal's ^C
+    assert (output, errors.strip()) == (b"", b"opuspool: interrupted")
+    assert out.read_text() == "old"
+    assert files(tmp_path) == {"long.opus", "out.wav", tokens.name}
 
 
 def _has_child(pid: int) -> bool:
@@ -453,6 +563,26 @@ def test_a_daemon_decodes_and_tells_its_status(endpoint: str, tmp_path: Path) ->
     assert b"daemon:    answers, health ok" in done.stdout
 
 
+@posix
+def test_on_a_terminal_status_draws_a_table(endpoint: str) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "status", "--endpoint", endpoint],
+        stdout=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(theirs)
+    shown = b""
+    while piece := _read(ours):
+        shown += piece
+    os.close(ours)
+    assert process.wait(30) == 0
+    assert "┃".encode() in shown
+    assert b"generation" in shown
+
+
 @pytest.mark.parametrize("command", [["status"], ["decode", EXAMPLE, "-o", "x.wav"]])
 def test_no_daemon_is_told_at_once(command: list[object], tmp_path: Path) -> None:
     started = time.monotonic()
@@ -485,13 +615,15 @@ def test_the_doctor_finds_this_machine_well() -> None:
     for part in ("python:", "opuspool:", "libzmq", "numpy:", "pyogg:", "libopus 1.", "works"):
         assert part in report
     assert "opuspool-supervise" in report
+    assert {line.split()[0] for line in report.splitlines()} == {"ok", "info"}
 
 
 def test_the_doctor_says_what_is_missing_and_how_to_mend_it() -> None:
     done = run("doctor", OPUSPOOL_LIBOPUS="/nowhere/libopus.so")
     assert done.returncode == 1
     report = done.stdout.decode()
-    assert "DOES NOT WORK" in report
+    assert "missing  decoding:  DOES NOT WORK" in report
+    assert done.stderr == b""
     assert "/nowhere/libopus.so" in report
     assert "install" in report
 

@@ -24,7 +24,7 @@ PATIENT = 10_000.0
 """Seconds; a request that may take so long must not time out."""
 
 PACKETS = st.sampled_from(
-    [b"a", b"b", b"c", b"d", b"long" * 9, BAD, BAD + b"der", KILLER, OUTSIDE, HANG]
+    [b"a", b"b", b"c", b"d", b"longer", BAD, BAD + b"der", KILLER, OUTSIDE, HANG]
 )
 OPERATIONS = st.lists(
     st.one_of(
@@ -45,6 +45,7 @@ TROUBLES = [
     "checkpoints get damaged",
     "no process can start",
     "killed workers go",
+    "the supervisor stalls",
     "drain",
 ]
 
@@ -67,6 +68,7 @@ class CoreMachine(RuleBasedStateMachine):
         attempts=st.integers(1, 3),
         narrow=st.sampled_from([False, False, False, False, True]),
         saves=st.sampled_from([True, True, False]),
+        recycle=st.sampled_from([0, 0, 0, 3]),
         booted=st.sampled_from([True, True, True, False]),
         drains=st.sampled_from([False, False, False, True]),
     )
@@ -79,6 +81,7 @@ class CoreMachine(RuleBasedStateMachine):
         attempts: int,
         narrow: bool,
         saves: bool,
+        recycle: int,
         booted: bool,
         drains: bool,
     ) -> None:
@@ -92,6 +95,7 @@ class CoreMachine(RuleBasedStateMachine):
                 },
                 "requests": {"lease_packets": lease, "max_attempts": attempts},
                 "recovery": {"checkpoint_packets": checkpoint, "journal_packets": 100_000},
+                "recycle": {"requests": recycle},
                 "limits": {
                     "queued_requests": 8 if narrow else 1000,
                     "queued_bytes": 200 if narrow else 100_000,
@@ -151,7 +155,8 @@ class CoreMachine(RuleBasedStateMachine):
     # Workers
 
     def _pick(self, which: int, kind: str) -> ModelWorker | None:
-        workers = [worker for worker in self.world.workers.values() if _is(worker, kind)]
+        alive = self.world.workers.values()
+        workers = [worker for worker in alive if _is(worker, kind) and not worker.leaves]
         return workers[which % len(workers)] if workers else None
 
     @rule(which=NUMBER)
@@ -249,6 +254,8 @@ class CoreMachine(RuleBasedStateMachine):
             world.spawn_error = "no room for another process" if which % 2 else ""
         elif what == "killed workers go":
             self._killed_go()
+        elif what == "the supervisor stalls":
+            world.stall(3.0)
         elif what == "drain" and self.drains:
             world.drain()
         world.turn()
@@ -256,7 +263,8 @@ class CoreMachine(RuleBasedStateMachine):
     def _killed_go(self) -> None:
         for slot in self.world.core.slots:
             if slot.worker is not None and slot.worker.killed_for:
-                self.world.die(self.world.workers[slot.worker.serial], "killed")
+                worker = self.world.workers[slot.worker.serial]
+                self.world.die(worker, "exit" if worker.leaves else "killed")
 
     def teardown(self) -> None:
         """With healthy workers and time, every request of a living client gets its answer."""
@@ -282,7 +290,7 @@ class CoreMachine(RuleBasedStateMachine):
         for sent in world.sent.values():
             late = sent.status is Status.TIMEOUT and sent.deadline >= PATIENT
             assert not late, f"{sent} starved"
-        world.work(5, seconds=40.0)
+        world.work(50, seconds=1.0)
         assert world.core.health == "ok"
         for track in world.tracks.values():
             world.close(track)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from opuspool.cli import messages
+from opuspool.cli.crashes import crashes
 from opuspool.cli.decode import decode
 from opuspool.cli.doctor import doctor
 from opuspool.cli.status import status
@@ -60,13 +61,14 @@ def _forget_stdout() -> None:
 
 
 _EPILOG = """Exit codes: 0 done, 1 something failed, 2 wrong arguments, 130 interrupted. `opuspool
-status` has its own; see its --help.
+status` and `opuspool crashes replay` have their own; see their --help.
 
 \b
 Examples:
   opuspool decode speech.opus -o speech.wav
   opuspool doctor
   opuspool status --json
+  opuspool crashes
 """
 
 
@@ -80,5 +82,5 @@ def main() -> None:
     """Decode Opus in processes of their own, so that no packet can take the service down."""
 
 
-for command in (decode, status, doctor):
+for command in (decode, status, doctor, crashes):
     main.add_command(command)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import click
 
-from opuspool.cli import messages
+from opuspool.cli import messages, table
 from opuspool.cli.options import config_option, endpoint_option
 from opuspool.errors import OpusPoolError
 
@@ -72,7 +71,7 @@ def _show(report: dict[str, Any]) -> None:
     )
     rows = [_row(slot) for slot in report["workers"]]
     rows += [_row(slot, spare=True) for slot in report["spares"]]
-    _table(rows)
+    table.show(_HEADS, rows)
     click.echo(
         f"{messages.count(report['streams'], 'stream')}, {report['queue_depth']} queued, "
         f"{report['in_flight']} in flight"
@@ -93,22 +92,6 @@ def _row(slot: dict[str, Any], *, spare: bool = False) -> list[str]:
         f"{slot['rss_bytes'] / 1e6:.1f} MB",
         _time(slot["uptime_seconds"]),
     ]
-
-
-def _table(rows: list[list[str]]) -> None:
-    if sys.stdout is not None and sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(*_HEADS)
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table)
-        return
-    widths = [max(map(len, column)) for column in zip(_HEADS, *rows, strict=True)]
-    for row in (list(_HEADS), *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
 
 
 def _counter(value: object) -> str:

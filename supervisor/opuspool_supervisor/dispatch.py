@@ -113,6 +113,7 @@ class Request:
         deadline: monotonic, seconds.
         blame: deaths by operation, where it has caused any.
         answered: its client has had its answer (by timeout; the packet may still be in hand).
+        alone: it may be what killed a worker, now or with a delay: it gets a lease of its own.
     """
 
     id: int
@@ -123,6 +124,7 @@ class Request:
     bulk: bool
     leased: bool = False
     answered: bool = False
+    alone: bool = False
     blame: dict[int, float] | None = None
 
     @property
@@ -149,11 +151,6 @@ class Lease:
     expects: list[tuple[int, Request | Stream]] = field(default_factory=list)
     canary: bool = False
     progress: int = -1
-
-    @property
-    def has_suspect(self) -> bool:
-        """Whether a request in it has killed a worker before."""
-        return any(request.blame for request in self.requests())
 
     def requests(self) -> list[Request]:
         """The requests in it, in their order."""
@@ -238,7 +235,7 @@ class Dispatcher:
         self._books.accepted += 1
         stream = client.streams.get(record.stream)
         refusal = None if stream else self._refuse_stream(record)
-        refusal = refusal or self._refuse(record, blob)
+        refusal = refusal or self._refuse(record, blob, stream)
         if refusal is not None:
             status, message = refusal
             self._books.requests[_OUTCOMES[status]] += 1
@@ -303,9 +300,13 @@ class Dispatcher:
             return Status.OVERLOADED, f"{self.streams} streams are open: close some"
         return None
 
-    def _refuse(self, record: wire.Request, blob: bytes) -> tuple[Status, str] | None:
+    def _refuse(
+        self, record: wire.Request, blob: bytes, stream: Stream | None
+    ) -> tuple[Status, str] | None:
         if self.refusal is not None:
             return self.refusal
+        if stream is not None and stream.format.code != record.format:
+            return Status.BAD_REQUEST, "a stream's format cannot change"
         limits = self._config.limits
         if self.queued >= limits.queued_requests:
             return Status.OVERLOADED, f"{self.queued} requests are queued: send less, or later"
@@ -396,15 +397,22 @@ class Dispatcher:
         for key in slot.closes:
             lease.steps.append((Step(key, 0, 0, 0, Action.CLOSE), b""))
         slot.closes.clear()
-        room = self._fill(lease, slot, slot.live, self._lease_packets, now)
-        if slot.bulk and not lease.has_suspect:
-            self._fill(lease, slot, slot.bulk, max(room, self._lease_packets // BULK_SHARE), now)
+        queues = [slot.live, slot.bulk]
+        if slot.bulk and slot.bulk[0].alone:
+            queues.reverse()
+        room = self._fill(lease, slot, queues[0], self._lease_packets, now)
+        if not any(request.alone for request in lease.requests()):
+            room = max(room, self._lease_packets // BULK_SHARE)
+            self._fill(lease, slot, queues[1], room, now)
         return lease if lease.steps else None
 
     def _fill(self, lease: Lease, slot: Slot, queue: deque[Request], room: int, now: float) -> int:
         steps = lease.steps
         while queue and room > 0:
-            request = queue.popleft()
+            request = queue[0]
+            if request.alone and lease.expects:
+                break
+            queue.popleft()
             if not request.answered and request.deadline <= now:
                 self._time_out(request)
             if request.answered:
@@ -422,7 +430,7 @@ class Dispatcher:
             request.leased = True
             self.queued -= 1
             self.in_flight += 1
-            room = 0 if request.blame else room - request.count  # a suspect ends its lease
+            room = 0 if request.alone else room - request.count
             stream.unsaved += request.count
             if 0 < self._checkpoint_packets <= stream.unsaved and not stream.closing:
                 stream.unsaved = 0
@@ -544,6 +552,10 @@ class Dispatcher:
         position = loss.position
         if position is None or position.lease != lease.id or position.record >= len(lease.steps):
             return None
+        if loss.weight == 1:
+            for step, what in lease.expects:
+                if isinstance(what, Request) and step <= position.record:
+                    what.alone = True
         expected = dict(lease.expects).get(position.record)
         if isinstance(expected, Request):
             stream = expected.stream

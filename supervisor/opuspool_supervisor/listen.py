@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zmq
@@ -14,6 +15,9 @@ from opuspool import curve, endpoint, wire
 from opuspool.errors import ConfigError
 from opuspool.rundir import RunFiles
 
+if sys.platform == "linux":
+    import resource
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
 
 HANDSHAKE_MS = 5000
 """A peer that does not finish ZeroMQ's handshake in this time is dropped."""
+
+RESERVED_DESCRIPTORS = 32
+"""With fewer left no new client is taken: libzmq aborts where accept() on ipc finds none."""
 
 
 @dataclass(slots=True)
@@ -42,6 +49,30 @@ class Listener:
     keys: CurveKeys | None
     gate: curve.ZapGate | None
     _lock: int | None = None
+    _hidden: bool = False
+
+    def keep_room(self) -> bool:
+        """Take new clients only while there are descriptors for them; True where that changed.
+
+        A client that is connected goes on; a new one finds no socket, and tries again.
+        """
+        if self.files is None or sys.platform != "linux":
+            return False
+        short = _descriptors_left() < RESERVED_DESCRIPTORS
+        if short == self._hidden:
+            return False
+        old, new = self.files.socket, self.files.hidden
+        try:
+            old.rename(new) if short else new.rename(old)
+        except OSError:  # somebody has removed it
+            return False
+        self._hidden = short
+        return True
+
+    @property
+    def takes_clients(self) -> bool:
+        """Whether new clients find the socket."""
+        return not self._hidden
 
     def close(self) -> None:
         """Close the sockets and remove their files."""
@@ -58,6 +89,7 @@ def listen(address: str, keys: CurveKeys | None, *, own_directory: bool = False)
     Raises:
         ConfigError: the endpoint cannot be had; says why.
     """
+    _raise_descriptor_limit()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         return _listen(context, address, keys, own_directory=own_directory)
@@ -111,6 +143,22 @@ def _socket(context: zmq.Context[zmq.Socket[bytes]], keys: CurveKeys | None) -> 
     elif sys.platform == "linux":
         socket.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
     return socket
+
+
+def _raise_descriptor_limit() -> None:
+    """Every client costs one: use what the system allows."""
+    if sys.platform == "linux":
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _descriptors_left() -> int:
+    if sys.platform == "linux":
+        with suppress(OSError):  # there is not even one for this look
+            used = sum(1 for _ in Path("/proc/self/fd").iterdir())
+            return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - used
+    return 0
 
 
 def _bound(socket: zmq.Socket[bytes]) -> str:

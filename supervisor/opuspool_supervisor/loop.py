@@ -70,6 +70,7 @@ class Supervisor:
         self._signals: deque[int] = deque()
         self._stop_at: float | None = None
         self._next_measure = 0.0
+        self._seen_clients = (0, 0.0)
         self._parent_fds = parent.filenos() if parent else []
         self._wake_in, self._wake_out = sockets.socketpair()
         self._wake_in.setblocking(False)
@@ -147,6 +148,7 @@ class Supervisor:
         if self._next_measure <= now:
             self._next_measure = now + MEASURE_SECONDS
             self._measure()
+        self._keep_room()
         for slot in self._core.slots:
             if slot.lease is not None and slot.worker is not None:
                 process = self._processes.get(slot.worker.serial)
@@ -157,6 +159,14 @@ class Supervisor:
             for instruction in instructions:
                 self._do[type(instruction)](instruction, now)
         self._send_answers()
+
+    def _keep_room(self) -> None:
+        """Look at the descriptors with every client that has come or gone, and now and then."""
+        clients = len(self._core.dispatcher.clients), self._next_measure
+        if clients != self._seen_clients:
+            self._seen_clients = clients
+            if self._listener.keep_room():
+                self._log.warning("descriptors", takes_clients=self._listener.takes_clients)
 
     def _measure(self) -> None:
         for slot in self._core.slots:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,6 @@ class WorkerProcess:
         self._popen = popen
         recorder_fd, self._fault_fd = fds
         self._recorder = recorder.FlightRecorder(recorder_fd)
-        os.close(recorder_fd)
         self._tail = bytearray()
 
     def progress(self) -> int:
@@ -108,6 +108,7 @@ class Processes:
         self._launch = launch
         self._wake = wake
         self._running: dict[int, WorkerProcess] = {}
+        self._group = 0
 
     def spawn(self, serial: int, identity: bytes) -> WorkerProcess:
         """Start a worker.
@@ -115,18 +116,24 @@ class Processes:
         Raises:
             OSError: the system has no room for another process or its descriptors.
         """
-        fds = (recorder.create(), _unnamed_file())
-        try:
-            popen = self._start(identity, fds)
-        except OSError:
-            for fd in fds:
-                os.close(fd)
-            raise
-        process = WorkerProcess(serial, popen, fds)
+        with ExitStack() as undo:
+            recorder_fd = recorder.create()
+            undo.callback(os.close, recorder_fd)
+            fault_fd = _unnamed_file()
+            undo.callback(os.close, fault_fd)
+            popen = self._start(identity, (recorder_fd, fault_fd))
+            undo.callback(_discard, popen)
+            process = WorkerProcess(serial, popen, (recorder_fd, fault_fd))
+            watch = threading.Thread(
+                target=self._watch, args=(process,), daemon=True, name=f"worker-{serial}"
+            )
+            try:
+                watch.start()
+            except (RuntimeError, MemoryError) as error:
+                raise OSError(errno.EAGAIN, f"{error}") from None
+            undo.pop_all()
+        os.close(recorder_fd)
         self._running[serial] = process
-        threading.Thread(
-            target=self._watch, args=(process,), daemon=True, name=f"worker-{serial}"
-        ).start()
         return process
 
     def get(self, serial: int) -> WorkerProcess | None:
@@ -149,22 +156,45 @@ class Processes:
 
     def _start(self, identity: bytes, fds: tuple[int, int]) -> subprocess.Popen[bytes]:
         launch = replace(self._launch, identity=identity.hex(), recorder_fd=fds[0], fault_fd=fds[1])
-        popen = subprocess.Popen(
-            [sys.executable, "-P", "-m", "opuspool_workers"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=fds,
-        )
+        popen = self._popen(fds)
         if popen.stdin is not None:
             with suppress(BrokenPipeError):  # it died at once; its exit tells why
                 popen.stdin.write(_line(asdict(launch)))
                 popen.stdin.flush()
         return popen
 
+    def _popen(self, fds: tuple[int, int]) -> subprocess.Popen[bytes]:
+        """A worker process, in the group of all workers, which an orphan can kill as one."""
+
+        def start(group: int) -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "opuspool_workers"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=fds,
+                process_group=group,
+            )
+
+        if self._group:
+            with suppress(PermissionError, ProcessLookupError):  # the group has died out
+                return start(self._group)
+        popen = start(0)
+        self._group = popen.pid
+        return popen
+
     def _watch(self, process: WorkerProcess) -> None:
         self.exits.put(process.wait())
         self._wake()
+
+
+def _discard(popen: subprocess.Popen[bytes]) -> None:
+    """End a worker that cannot be watched."""
+    popen.kill()
+    popen.wait()
+    for pipe in (popen.stdin, popen.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def _line(value: dict[str, Any]) -> bytes:

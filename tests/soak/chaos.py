@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -280,8 +281,15 @@ def main() -> None:
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
     print(f"seed {seed}, {arguments.seconds:g} s", flush=True)
-    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        good = run(arguments.seconds, seed, Path(folder))
+    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    good = False
+    try:
+        good = run(arguments.seconds, seed, folder)
+    finally:
+        if good:
+            shutil.rmtree(folder)
+        else:
+            print(f"the daemon's log, crash reports and scores are in {folder}")
     sys.exit(not good)
 
 

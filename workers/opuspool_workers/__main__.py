@@ -47,9 +47,17 @@ def main() -> int:
         return _fail(ExitCode.SELF_TEST, f"{error}")
     except (ProtocolError, WireError) as error:
         return _fail(ExitCode.PROTOCOL, f"{error}")
+    if code == ExitCode.ORPHANED:
+        _clear_up(config)
+    return code
+
+
+def _clear_up(config: WorkerSettings) -> None:
+    """The supervisor was killed: remove its sockets, and the other workers, hung or stopped."""
     if config.socket:
         RunFiles(Path(config.socket), config.own_directory).sweep()
-    return code
+    if sys.platform != "win32":
+        os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def _serve(config: WorkerSettings, watch: ParentWatch) -> ExitCode:

@@ -179,7 +179,7 @@ class Server:
         while True:
             ready = dict(poller.poll())
             if any(ready.get(fd) for fd in self._watch.filenos()):
-                return ExitCode.OK
+                return ExitCode.ORPHANED
             if self._socket in ready and not self._receive():
                 return ExitCode.OK
 
@@ -196,7 +196,8 @@ class Server:
 
     def _lease(self, message: wire.Message) -> bool:
         if not self._death_signal.arm():
-            return False
+            self._death_signal.disarm()
+            return True  # the parent's end will be seen where it is waited for
         try:
             reply = self._runner.run(message)
         except OSError as error:

@@ -110,6 +110,7 @@ class Connection:
         self.check()
         self._outbox.append(call)
         if self._sleeping:
+            self._sleeping = False  # once is enough: a wake-up costs more than all the rest
             self._wake()
 
     def ask(self, what: str, timeout: float) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opuspool_workers import libopus
-from opuspool_workers.checkpoint import Module, Relocator
+from opuspool_workers.checkpoint import Module, Relocator, _mappings, _module
 from opuspool_workers.decoder import Decoder
 from opuspool_workers.guard import GuardedBuffer
 from recordings import generated_streams, real_streams, speech_packets
@@ -177,6 +177,16 @@ def test_a_checkpoint_names_the_library_and_the_one_that_it_wraps(wrapped: bool)
     assert len(addresses(library, environment)) == 1 + wrapped
 
 
+def test_a_library_that_was_there_before_is_known_by_its_name() -> None:
+    """As with LD_PRELOAD; else the pointers into it would stay as they are."""
+    library = real_libopus()
+    environment = {"LD_PRELOAD": str(library)}
+    history = Case("", StreamFormat(), [Op(PACKET, packet) for packet in speech_packets(1)], 25)
+    (whole,) = in_a_process(library, environment, [(history, "", 0)])
+    (rest,) = in_a_process(library, environment, [(history, whole.checkpoint, 25)])
+    assert rest.sounds == whole.sounds[25:]
+
+
 def test_a_library_whose_file_has_another_name_is_seen_too(tmp_path: Path) -> None:
     library = tmp_path / "opus codec"
     library.write_bytes(real_libopus().read_bytes())
@@ -193,11 +203,9 @@ def lib() -> libopus.LibOpus:
 
 @cache
 def relocator() -> Relocator:
-    """A relocator as a worker has it; here libopus is loaded already."""
+    """A relocator as a worker has it; other tests have loaded other libraries into this process."""
     path = lib().path
-    found = Relocator.create(frozenset(Relocator.snapshot() - {path}))
-    assert found is not None
-    return found
+    return Relocator([_module(path, *_mappings()[path])])
 
 
 @cache
@@ -214,6 +222,15 @@ def state_of(channels: int) -> bytes:
 def here() -> Module:
     (module,) = relocator()._by_identity.values()
     return module
+
+
+@pytest.mark.parametrize("platform", ["win32", "darwin"])
+def test_where_libraries_cannot_be_told_there_is_no_relocator(
+    platform: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lib()
+    monkeypatch.setattr(sys, "platform", platform)
+    assert Relocator.create(Relocator.snapshot()) is None
 
 
 def elsewhere(distance: int, *, identity: bytes | None = None, longer: int = 0) -> Relocator:

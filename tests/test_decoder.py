@@ -333,12 +333,31 @@ def test_a_closed_decoder_refuses_to_work(operation: Op, decoder: Decoder) -> No
         decoder.run(*operation)
 
 
+def test_the_end_of_a_with_block_closes() -> None:
+    with Decoder(lib(), SPEECH, buffer()) as decoder:
+        assert decoder.run(*LOSS) == 320
+    with pytest.raises(ValueError, match="closed"):
+        decoder.run(*LOSS)
+
+
 def test_a_closed_decoder_has_no_state(decoder: Decoder) -> None:
     state = decoder.export_state()
     decoder.close()
     for use in (decoder.export_state, decoder.final_range, lambda: decoder.import_state(state)):
         with pytest.raises(ValueError, match="closed"):
             use()
+
+
+def test_a_buffer_is_not_taken_away_from_a_decoder_that_lives() -> None:
+    own = GuardedBuffer(7680)
+    decoder = Decoder(lib(), SPEECH, own)
+    with pytest.raises(BufferError):
+        own.close()
+    decoder.close()
+    own.close()
+    own.close()
+    with pytest.raises(ValueError, match="released"):
+        own.view[0]
 
 
 def test_where_libopus_has_no_memory_the_error_says_so() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import faults
 import pytest
+from opuspool_workers import libopus
 from reference import all_libopus, real_libopus, version
 
 if TYPE_CHECKING:
@@ -108,6 +109,59 @@ def test_a_library_of_any_name_is_loaded(tmp_path: Path) -> None:
     assert told("tell(libopus.load, sys.argv[1])", str(renamed))["path"] == str(renamed)
 
 
+@needs_system
+def test_locate_names_the_file_that_is_loaded() -> None:
+    program = "print(libopus.locate()); print(libopus.load().path)"
+    assert run(program).stdout == f"{real_libopus().resolve()}\n" * 2
+
+
+@linux
+@needs_system
+def test_where_the_name_is_enough_no_process_is_started_to_find_it() -> None:
+    """`find_library` runs ldconfig or gcc on Linux, in every worker."""
+    program = """
+ctypes.util.find_library = lambda name: sys.exit("asked for " + name)
+print(libopus.locate())
+"""
+    assert run(program).stdout == f"{real_libopus().resolve()}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    {
+        "opus.dll": True,
+        "libopus-0-4369edc456631a3cc933d7918747e5d2.dll": True,
+        "libopus-114e2b1a.so.0.11.1": True,
+        "libopus-ab4e2b1a.so.0": True,
+        "libopus.0.dylib": True,
+        "libopus.so": True,
+        "opusfile.dll": False,
+        "opusenc.dll": False,
+        "libopusenc-114e2b1a.so.0": False,
+        "libopusfile.so.0": False,
+        "opus.py": False,
+    }.items(),
+)
+def test_a_libopus_beside_a_package_is_told_by_its_name(
+    name: str, is_one: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names as the wheels of PyOgg and PyAV have them."""
+    (tmp_path / "kit").mkdir()
+    (tmp_path / "kit" / "__init__.py").touch()
+    (tmp_path / "kit.libs").mkdir()
+    (tmp_path / "kit.libs" / name).touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    found = str(tmp_path / "kit.libs" / name)
+    assert libopus._beside("kit", "../kit.libs") == (found if is_one else None)
+
+
+@needs_system
+@needs_pyav
+def test_a_second_library_in_one_process_is_refused_rather_than_the_first_given() -> None:
+    program = "libopus.load(); libopus.load(); tell(libopus.load, sys.argv[1])"
+    assert f"another libopus than {PYAVS}" in told(program, str(PYAVS))["error"]
+
+
 # ---- none -----------------------------------------------------------------------------------
 
 
@@ -117,6 +171,11 @@ def test_where_none_is_found_the_error_says_where_it_looked_and_what_to_do() -> 
     assert "the system" in message
     for way_out in ("apt install libopus0", "pip install opuspool[av]", "[workers] libopus"):
         assert way_out in message
+
+
+def test_where_pyogg_is_missing_the_error_says_so() -> None:
+    message = told("sys.modules['pyogg'] = None; tell(libopus.load)")["error"]
+    assert "pip install pyogg" in message
 
 
 NOT_ONE = {

@@ -36,8 +36,8 @@ def test_a_worker_without_memory_costs_no_packet() -> None:
             assert np.array_equal(stream.decode_many(PACKETS[:40]), golden(PACKETS[:40], 48000, 2))
         for stream in streams:
             stream.close()
+        assert here.restarts().total() == 2, "both have run out of memory"
         assert here.counters()["poison_packets"] == 0
-        assert here.counters()["quarantine_hits"] == 0
 
 
 def test_a_flood_on_stderr_is_drained_and_cut(faulty: Path) -> None:
@@ -58,16 +58,13 @@ RECYCLED: dict[str, dict[str, Any]] = {
 def test_a_worker_is_recycled_at_its_limit(faulty: Path, reason: str) -> None:
     """Row 29: between requests, as a planned end; its streams move, nothing is lost."""
     settings = {"recycle": RECYCLED[reason]}
-    fault = "leak-once" if reason == "recycled_memory" else "negative-once"
     with scene(deaths=None, settings=settings, bystanders=2) as here:
         with here.pool.stream() as stream:
-            pcm = []
-            for packet in PACKETS[:150]:
-                leak = reason == "recycled_memory"
-                pcm.append(stream.decode(faults.marker("leak", like=packet) if leak else packet))
+            leaking = [faults.marker("leak", like=packet) for packet in PACKETS[:150]]
+            packets = leaking if reason == "recycled_memory" else PACKETS[:150]
+            pcm = [stream.decode(packet) for packet in packets]
             here.await_restarts(**{reason: 1})
             pcm.append(stream.decode_many(PACKETS[150:200]))
-        assert fault
         assert np.array_equal(np.concatenate(pcm), golden(PACKETS[:200]))
         assert set(here.restarts()) == {reason}
         assert here.counters()["inexact_rebuilds"] == 0

@@ -461,34 +461,40 @@ class Worker:
         return code, self.stderr()
 
 
+def settings_for(endpoint: str, fds: tuple[int, int]) -> bytes:
+    """The line that a supervisor writes to a new worker."""
+    settings = {
+        "endpoint": endpoint,
+        "identity": b"worker".hex(),
+        "recorder_fd": fds[0],
+        "fault_fd": fds[1],
+        "libopus": os.environ.get("OPUSPOOL_LIBOPUS", ""),
+        "socket": "",
+        "own_directory": False,
+        "curve": {},
+    }
+    return json.dumps(settings).encode() + b"\n"
+
+
 @pytest.fixture
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+def worker() -> Iterator[Worker]:
     """A worker that has said READY; the faulting libopus where `faulty` was asked for before."""
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
         socket.linger = 0
         port = socket.bind_to_random_port("tcp://127.0.0.1")
         fds = recorder.create(), recorder.create()
-        settings = {
-            "endpoint": f"tcp://127.0.0.1:{port}",
-            "identity": b"worker".hex(),
-            "recorder_fd": fds[0],
-            "fault_fd": fds[1],
-            "libopus": os.environ.get("OPUSPOOL_LIBOPUS", ""),
-            "socket": "",
-            "own_directory": False,
-            "curve": {},
-        }
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "opuspool_workers"],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=fds,
+            process_group=0,  # an orphan kills its group
         )
         for fd in fds:
             os.close(fd)
         with process:
             assert process.stdin is not None
-            process.stdin.write(json.dumps(settings).encode() + b"\n")
+            process.stdin.write(settings_for(f"tcp://127.0.0.1:{port}", fds))
             process.stdin.flush()
             yield Worker(process, socket)
             process.kill()
@@ -517,9 +523,40 @@ def test_a_worker_says_what_it_is_answers_leases_and_leaves_when_told(worker: Wo
 
 @linux
 def test_an_idle_worker_leaves_when_its_parent_lets_go(worker: Worker) -> None:
+    """And takes its group along, itself too: other workers may hang."""
     assert worker.process.stdin is not None
     worker.process.stdin.close()
-    assert worker.end() == (ExitCode.OK, "")
+    assert worker.end() == (-signal.SIGKILL, "")
+
+
+IN_ITS_PARENTS_GROUP = """
+import subprocess, sys
+worker = subprocess.Popen(
+    [sys.executable, "-P", "-m", "opuspool_workers"],
+    stdin=subprocess.PIPE, pass_fds=[int(fd) for fd in sys.argv[1:]],
+)
+worker.stdin.write(sys.stdin.buffer.readline())
+worker.stdin.close()
+print(worker.wait() != 0, "alive", flush=True)
+"""
+"""As a script or a shell that starts a worker by hand: they share a group of processes."""
+
+
+@linux
+def test_an_orphan_kills_no_group_that_is_not_the_workers_own() -> None:
+    fds = recorder.create(), recorder.create()
+    done = subprocess.run(
+        [sys.executable, "-c", IN_ITS_PARENTS_GROUP, *map(str, fds)],
+        input=settings_for("tcp://127.0.0.1:1", fds),
+        stdout=subprocess.PIPE,
+        pass_fds=fds,
+        process_group=0,
+        timeout=60,
+        check=False,
+    )
+    for fd in fds:
+        os.close(fd)
+    assert (done.returncode, done.stdout) == (0, b"True alive\n")
 
 
 UNREADABLE: dict[str, tuple[wire.Frames, str]] = {

@@ -28,8 +28,6 @@ DUMP_SECONDS = 5.0
 
 INSTALL_GDB = "apt-get install gdb (Fedora: dnf install gdb)"
 
-_MODULE = ("-P", "-m", "opuspool_workers.replay")
-
 _STAGES = {
     "checkpoint": "while its decoder was made",
     "journal": "while the packets before it were run",
@@ -96,7 +94,7 @@ def run(job: dict[str, Any], seconds: float) -> Ending:
         CannotReplayError: the process could not begin.
     """
     process = subprocess.Popen(
-        [sys.executable, *_MODULE],
+        [sys.executable, "-P", "-m", "opuspool_workers.replay"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -117,7 +115,7 @@ def run_under_gdb(job: dict[str, Any], seconds: float) -> Ending:
     with tempfile.TemporaryDirectory(prefix="opuspool-replay-") as folder:  # only we can read it
         file = Path(folder, "job.json")
         file.write_text(json.dumps(job))
-        command = [sys.executable, *_MODULE, str(file)]
+        command = [sys.executable, "-P", "-m", "opuspool_workers.replay", str(file)]
         process = subprocess.Popen(  # noqa: S603  the gdb of this user's PATH
             [gdb, "-nx", "--batch", "-ex", "run", "-ex", "bt", "--args", *command],
             stdin=subprocess.DEVNULL,

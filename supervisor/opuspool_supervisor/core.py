@@ -40,6 +40,9 @@ RETIRE_SECONDS = 2.0
 STALE_CANARIES = 3
 """A worker whose last real decode is older than this many canary intervals does not count."""
 
+DOUBTFUL_DEATHS = 2
+"""After so many workers that died before any work, a slot's next one must decode a canary first."""
+
 BLAME_WEIGHT = {"killed": 0.5}
 """How surely the packet in hand caused a death, by reason; 1 where it is not named.
 
@@ -301,7 +304,9 @@ class Core:
                 continue
             if slot.live or slot.bulk or slot.closes:
                 lease = self.dispatcher.lease(slot, now)
-            elif now - slot.worker.proved > self._config.health.canary_seconds:
+            elif self._is_doubtful(slot) or (
+                now - slot.worker.proved > self._config.health.canary_seconds
+            ):
                 lease = Lease(self.dispatcher.next_lease_id(), now, canary.steps(), canary=True)
                 self.books.canaries += 1
             else:
@@ -320,8 +325,15 @@ class Core:
             raise ResultsError(fault)
 
     def _is_proved(self, slot: Slot) -> bool:
-        stale = STALE_CANARIES * self._config.health.canary_seconds
-        return slot.worker is not None and self._now - slot.worker.proved < stale
+        if slot.worker is None or self._is_doubtful(slot):
+            return False
+        return self._now - slot.worker.proved < STALE_CANARIES * self._config.health.canary_seconds
+
+    def _is_doubtful(self, slot: Slot) -> bool:
+        """In a crash loop a worker's self-test proves nothing: those before it had passed it too."""
+        worker = slot.worker
+        unproved = worker is not None and worker.proved == worker.ready
+        return unproved and slot.fruitless >= DOUBTFUL_DEATHS
 
     def _sweep(self, now: float) -> None:
         self.dispatcher.expire(now)

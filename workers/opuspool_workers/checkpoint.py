@@ -12,9 +12,11 @@ The library is whatever loading libopus has brought in: one that only wraps anot
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 from array import array
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -48,11 +50,14 @@ class Relocator:
 
     @classmethod
     def create(cls, before: frozenset[str]) -> Relocator | None:
-        """A relocator for what has been loaded since; None where that cannot be told."""
+        """A relocator for what has been loaded since; None where that cannot be told.
+
+        A libopus that was there before (LD_PRELOAD) is known by its name.
+        """
         modules = [
             _module(path, start, end)
             for path, (start, end) in _mappings().items()
-            if path not in before
+            if path not in before or "opus" in Path(path).name
         ]
         return cls(modules) if modules else None
 
@@ -105,21 +110,21 @@ def _mappings() -> dict[str, tuple[int, int]]:
     libraries = set()  # files with code: one may map others, and a library may have any name
     if sys.platform != "linux":
         return spans
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        addresses, rights, *_, path = line.split(maxsplit=5)
-        if path.startswith("/"):
-            start, end = (int(part, 16) for part in addresses.split("-"))
+    for line in Path("/proc/self/maps").read_bytes().splitlines():
+        addresses, rights, *_, name = line.split(maxsplit=5)
+        if name.startswith(b"/"):
+            path = os.fsdecode(name)
+            start, end = (int(part, 16) for part in addresses.split(b"-"))
             known = spans.get(path, (start, end))
             spans[path] = (min(known[0], start), max(known[1], end))
-            if "x" in rights:
+            if b"x" in rights:
                 libraries.add(path)
     return {path: span for path, span in spans.items() if path in libraries}
 
 
 def _module(path: str, start: int, end: int) -> Module:
-    try:
+    facts = os.fsencode(path)
+    with suppress(OSError):  # it fails where the file was replaced since it was loaded
         info = Path(path).stat()
-        facts = f"{path}\0{info.st_size}\0{info.st_mtime_ns}"
-    except OSError:  # replaced since it was loaded
-        facts = path
-    return Module(blake2b(facts.encode(), digest_size=16).digest(), start, end)
+        facts += f"\0{info.st_size}\0{info.st_mtime_ns}".encode()
+    return Module(blake2b(facts, digest_size=16).digest(), start, end)

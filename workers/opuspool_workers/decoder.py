@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import c_int
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from opuspool.ops import INVALID_PACKET, POISON, OpKind, unpack_gain
 from opuspool_workers.libopus import GET_FINAL_RANGE, GET_LAST_PACKET_DURATION, SET_GAIN
@@ -99,7 +99,14 @@ class Decoder:
         state, self._state = self._state, None
         if state is not None:
             self._decode = _refuse  # libopus would read address 0
+            self._view.release()
             self._lib.destroy(state)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _set_gain(self, data: bytes) -> int:
         gain = unpack_gain(data)

@@ -30,6 +30,15 @@ class GuardedBuffer:
         _forbid(self.end, page)
         self.view = memoryview(self._map)[:usable]
 
+    def close(self) -> None:
+        """Give the memory back; a second time does nothing.
+
+        Raises:
+            BufferError: somebody still has a part of `view`.
+        """
+        self.view.release()
+        self._map.close()
+
 
 def _forbid(address: int, size: int) -> None:
     """Take away every access to a page."""

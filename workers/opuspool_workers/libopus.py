@@ -13,6 +13,7 @@ import ctypes
 import ctypes.util
 import importlib.util
 import os
+import re
 import sys
 from contextlib import contextmanager, suppress
 from ctypes import POINTER, c_char_p, c_int, c_int32, c_uint32, c_void_p
@@ -31,6 +32,9 @@ WHAT_TO_DO = (
 )
 
 _SONAMES = ("libopus.so.0", "libopus.so")
+
+_FILE_NAME = re.compile(r"(lib)?opus([-.][0-9a-f]\S*)?\.(so|dll|dylib)")
+"""As opus.dll, libopus.0.dylib, libopus-114e2b1a.so.0.11.1; not opusfile.dll, nor opusenc.dll."""
 
 SET_GAIN = 4034  # opus_defines.h, OPUS_SET_GAIN_REQUEST
 GET_FINAL_RANGE = 4031  # opus_defines.h, OPUS_GET_FINAL_RANGE_REQUEST
@@ -63,7 +67,6 @@ class LibOpus:
     packet_samples: Callable[[bytes, int, int], int]
     packet_parse: Callable[..., int]
     _ctl: Callable[..., int]
-    _ctl_set: Callable[[int, int, int], int]
 
     def get(self, state: int, request: int) -> int:
         """Read a 32-bit value of a decoder with `opus_decoder_ctl`."""
@@ -73,7 +76,7 @@ class LibOpus:
 
     def set(self, state: int, request: int, value: int) -> int:
         """Set a 32-bit value of a decoder with `opus_decoder_ctl`; returns 0 or a code."""
-        return self._ctl_set(state, request, value)
+        return self._ctl(state, request, c_int32(value))
 
 
 def load(path: str | None = None) -> LibOpus:
@@ -86,8 +89,10 @@ def load(path: str | None = None) -> LibOpus:
         WorkerBootError: there is none, or it is not a libopus.
     """
     chosen = path or locate()
-    _try_to_load(chosen)
+    expected = _try_to_load(chosen)
     library = _through_pyogg(chosen)
+    if library._handle != expected._handle:  # noqa: SLF001  # dlopen's, the same for the same file
+        raise WorkerBootError(f"PyOgg has another libopus than {chosen} in this process already")
     return _declare(library, _file_of(library) or chosen)
 
 
@@ -109,30 +114,35 @@ def locate() -> str:
 
 
 def _pyoggs_own() -> str | None:
-    return _beside("pyogg", "*opus.d*") if sys.platform in {"win32", "darwin"} else None
+    return _beside("pyogg", ".") if sys.platform in {"win32", "darwin"} else None
 
 
 def _systems() -> str | None:
-    names = [*_SONAMES] if sys.platform == "linux" else []
-    for name in (*names, ctypes.util.find_library("opus")):
-        with suppress(OSError):
-            if name is not None:
-                ctypes.CDLL(name)
-                return name
+    for name in _system_names():
+        with suppress(OSError, AttributeError):  # cannot be loaded, or is something else
+            return _file_of(ctypes.CDLL(name)) or name
     return None
 
 
+def _system_names() -> Iterator[str]:
+    if sys.platform == "linux":
+        yield from _SONAMES
+    found = ctypes.util.find_library("opus")  # last: on Linux it starts processes to find out
+    if found is not None:
+        yield found
+
+
 def _pyavs() -> str | None:
-    pattern = "**/libopus*" if sys.platform == "darwin" else "../av.libs/libopus*"
-    return _beside("av", pattern)
+    return _beside("av", "../av.libs") or _beside("av", ".dylibs")
 
 
-def _beside(package: str, pattern: str) -> str | None:
-    """A file near an installed package, found without importing it."""
+def _beside(package: str, place: str) -> str | None:
+    """The libopus in a folder of an installed package, found without importing it."""
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
-        for found in sorted(Path(folder).glob(pattern)):
-            return str(found.resolve())
+        for found in sorted(Path(folder, place).glob("*opus*")):
+            if _FILE_NAME.match(found.name):
+                return str(found.resolve())
     return None
 
 
@@ -143,7 +153,7 @@ _PLACES: tuple[tuple[str, Callable[[], str | None]], ...] = (
 )
 
 
-def _try_to_load(path: str) -> None:
+def _try_to_load(path: str) -> ctypes.CDLL:
     """Load it once for the sake of the error's text: PyOgg swallows it."""
     try:
         library = ctypes.CDLL(path)
@@ -151,11 +161,15 @@ def _try_to_load(path: str) -> None:
         raise WorkerBootError(f"{path} cannot be loaded: {error}; {WHAT_TO_DO}") from None
     if not hasattr(library, "opus_decode_float"):
         raise WorkerBootError(f"{path} is not a libopus: it has no opus_decode_float; {WHAT_TO_DO}")
+    return library
 
 
 def _through_pyogg(path: str) -> ctypes.CDLL:
-    with _only_opus(path):
-        import pyogg.opus
+    try:
+        with _only_opus(path):
+            import pyogg.opus
+    except ImportError as error:
+        raise WorkerBootError(f"PyOgg cannot be imported: {error}; pip install pyogg") from None
     library = pyogg.opus.libopus
     if library is None:
         raise WorkerBootError(f"PyOgg would not load {path}: {WHAT_TO_DO}")
@@ -185,14 +199,23 @@ def _file_of(library: ctypes.CDLL) -> str | None:
 
 @contextmanager
 def _only_opus(path: str) -> Iterator[None]:
-    """For a while, the only library that can be found is this one."""
-    find, search_path = ctypes.util.find_library, os.environ.get("PATH", "")
+    """For a while, the only library that can be found is this one.
+
+    PyOgg appends the current folder to PATH for each library that it looks for; it cannot be
+    imported where either is missing, so both are made up for it.
+    """
+    find, folder, search_path = ctypes.util.find_library, os.getcwd, os.environ.get("PATH")
     ctypes.util.find_library = lambda name: path if name == "opus" else None
+    os.getcwd = lambda: os.curdir
+    os.environ["PATH"] = search_path or ""
     try:
         yield
     finally:
-        ctypes.util.find_library = find
-        os.environ["PATH"] = search_path  # PyOgg appends to it
+        ctypes.util.find_library, os.getcwd = find, folder
+        if search_path is None:
+            del os.environ["PATH"]
+        else:
+            os.environ["PATH"] = search_path
 
 
 def _declare(library: ctypes.CDLL, path: str) -> LibOpus:
@@ -216,7 +239,7 @@ def _declare(library: ctypes.CDLL, path: str) -> LibOpus:
         get_size=function("opus_decoder_get_size", c_int, c_int),
         packet_samples=function("opus_packet_get_nb_samples", c_int, c_char_p, c_int32, c_int32),
         packet_parse=function("opus_packet_parse", c_int, *parse),
-        # Variadic; on x86-64 and Linux arm64 one argument passes as if declared.
-        _ctl=function("opus_decoder_ctl", c_int, c_void_p, c_int, c_void_p),
-        _ctl_set=function("opus_decoder_ctl", c_int, c_void_p, c_int, c_int32),
+        # Variadic: what stands behind the declared arguments goes by the rules for variadic ones,
+        # which are others on Apple's arm64.
+        _ctl=function("opus_decoder_ctl", c_int, c_void_p, c_int),
     )

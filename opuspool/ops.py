@@ -156,6 +156,21 @@ def unpack_outcome(blob: bytes | memoryview, count: int, frame_bytes: int) -> Ou
     return Outcome(results, memoryview(blob)[head:])
 
 
+def check_outcome(blob: bytes, count: int, frame_bytes: int, capacity: int) -> None:
+    """Check an outcome blob; no operation may claim more than `capacity` samples.
+
+    Raises:
+        WireError: counts and lengths do not add up.
+    """
+    if count == 1 and len(blob) >= 4:  # the usual case, without taking it apart
+        samples = int.from_bytes(blob[:4], "little", signed=True)
+        if samples <= capacity and 4 + max(samples, 0) * frame_bytes == len(blob):
+            return
+    results = unpack_outcome(blob, count, frame_bytes).results
+    if max(results) > capacity:
+        raise WireError(f"{max(results)} samples of one packet, at most {capacity}")
+
+
 def poisoned(blob: bytes, count: int, index: int) -> bytes:
     """The same blob with operation `index` marked as poison and its packet taken out."""
     ops = unpack(blob, count)

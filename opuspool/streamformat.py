@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 SampleType = Literal["float32", "int16"]
@@ -28,6 +28,10 @@ class StreamFormat:
         sample_rate: Hz, one of `SAMPLE_RATES`.
         channels: 1 or 2; interleaved where 2.
         dtype: "float32", in [-1, 1], or "int16".
+        frame_bytes: bytes of one sample of all channels.
+        capacity: samples per channel of the longest packet, 120 ms.
+        max_packet_pcm_bytes: bytes of PCM that one packet may decode to.
+        code: the format in one byte, as it stands on the wire.
 
     Raises:
         ValueError: a value is out of range.
@@ -37,6 +41,10 @@ class StreamFormat:
     sample_rate: int = 16000
     channels: int = 1
     dtype: SampleType = "float32"
+    frame_bytes: int = field(init=False, compare=False)
+    capacity: int = field(init=False, compare=False)
+    max_packet_pcm_bytes: int = field(init=False, compare=False)
+    code: int = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("sample_rate", "channels"):
@@ -51,26 +59,17 @@ class StreamFormat:
         if self.dtype not in SAMPLE_TYPES:
             raise ValueError(f'dtype must be "float32" or "int16", not {self.dtype!r}')
 
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of one sample of all channels."""
-        return SAMPLE_BYTES[self.dtype] * self.channels
-
-    @property
-    def capacity(self) -> int:
-        """Samples per channel of the longest packet, 120 ms."""
-        return self.sample_rate * 12 // 100
-
-    @property
-    def max_packet_pcm_bytes(self) -> int:
-        """Bytes of PCM that one packet may decode to, 120 ms."""
-        return self.capacity * self.frame_bytes
-
-    @property
-    def code(self) -> int:
-        """The format in one byte, as it stands on the wire."""
+        frame_bytes = SAMPLE_BYTES[self.dtype] * self.channels
+        capacity = self.sample_rate * 12 // 100
         rate = SAMPLE_RATES.index(self.sample_rate)
-        return rate | (self.channels - 1) << 3 | SAMPLE_TYPES.index(self.dtype) << 4
+        code = rate | (self.channels - 1) << 3 | SAMPLE_TYPES.index(self.dtype) << 4
+        for name, value in (
+            ("frame_bytes", frame_bytes),
+            ("capacity", capacity),
+            ("max_packet_pcm_bytes", capacity * frame_bytes),
+            ("code", code),
+        ):
+            object.__setattr__(self, name, value)  # frozen, but these follow from the rest
 
 
 FORMATS: dict[int, StreamFormat] = {

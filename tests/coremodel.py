@@ -393,7 +393,9 @@ class World:
         worker.ready = True
         slot = self.slot_of(worker)
         assert slot is not None
-        self.hopeless[slot.number] = 0
+        assert slot.worker is not None
+        if not slot.worker.killed_for:
+            self.hopeless[slot.number] = 0
         self.core.ready(worker.serial, {"pid": worker.serial}, self.now)
 
     def boot(self) -> None:
@@ -444,7 +446,7 @@ class World:
         assert slot is not None
         assert slot.worker is not None
         cause = slot.worker.killed_for or reason
-        if not worker.ready:
+        if slot.worker.ready is None:
             self.hopeless[slot.number] += HOPELESS if cause in {"exit", "boot"} else 1
         if slot.lease is not None and position.lease == slot.lease.id:
             self._blame(slot.lease, position, 0.5 if cause == "killed" else 1.0)

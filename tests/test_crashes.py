@@ -21,14 +21,20 @@ import faults
 import numpy as np
 import pytest
 from killing import all_idle, check_books, deaths
-from opuspool_supervisor import crashes
+from opuspool_supervisor import autopsy, crashes
 from opuspool_supervisor.books import RESTART_REASONS
+from opuspool_supervisor.dispatch import Lease
+from opuspool_supervisor.slots import Slot, Worker
 from recordings import speech_packets
 from reference import golden, real_libopus
 from waiting import wait_until
 
 import opuspool
-from opuspool import statedir
+from opuspool import ops, statedir
+from opuspool.ops import Op, OpKind
+from opuspool.recorder import Position
+from opuspool.streamformat import StreamFormat
+from opuspool.wire import Action, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -250,6 +256,51 @@ def kill_one(pool: opuspool.Pool) -> None:
     before = deaths(pool.status())
     os.kill(pool.status()["workers"][0]["pid"], signal.SIGKILL)
     wait_until(lambda: deaths(pool.status()) > before, what="the death is counted")
+
+
+@pytest.mark.parametrize(
+    ("position", "phase", "in_hand", "suspects"),
+    [
+        (None, "idle", None, PACKETS[:4]),
+        (Position(0, 2, 1, 9), "idle", None, PACKETS[:4]),
+        (Position(8, 1, 1, 9), "idle", None, PACKETS[:4]),
+        (Position(7, 1, 1, 9), "decoding", PACKETS[1], PACKETS[:1]),
+        (Position(7, 2, 0, 9), "decoding", PACKETS[2], PACKETS[:2]),
+        (Position(7, 2, 2, 9), "decoding", None, PACKETS[:4]),
+        (Position(7, 0, 5, 9), "rebuilding", None, []),
+        (Position(7, 2**64 - 1, 0, 9), "idle", None, PACKETS[:4]),
+        (Position(7, 2, 2**64 - 1, 9), "decoding", None, PACKETS[:4]),
+    ],
+)
+def test_an_autopsy_believes_nothing_that_cannot_be(
+    position: Position | None, phase: str, in_hand: bytes | None, suspects: list[bytes]
+) -> None:
+    """The flight recorder is memory of a process that may have gone wild."""
+    slot, worker = Slot(0, spare=False), Worker(1, 1, started=5.0, ready=6.0)
+    code = StreamFormat().code
+    slot.lease = Lease(7, 0.0, [(Step(1, 0, 0, code, Action.OPEN), b"")])
+    for packets in (PACKETS[:2], PACKETS[2:4]):
+        blob = ops.pack([Op(OpKind.PACKET, packet) for packet in packets])
+        slot.lease.steps.append((Step(1, len(blob), 2, code, Action.DECODE), blob))
+    found = autopsy.examine(slot, worker, position, weight=1.0, now=8.5)
+    assert (found.phase, found.age_seconds) == (phase, 3.5)
+    assert (found.in_hand.op.packet if found.in_hand else None) == in_hand
+    assert found.suspects == tuple(digest(packet) for packet in suspects)
+    assert (found.format is None) == (phase == "idle")
+
+
+def test_of_large_requests_only_the_last_packets_are_remembered() -> None:
+    """What a supervisor keeps for reports is bounded."""
+    packets = [bytes([n]) * 60_000 for n in range(40)]
+    blob = ops.pack([Op(OpKind.PACKET, packet) for packet in packets])
+    step = Step(1, len(blob), len(packets), StreamFormat().code, Action.DECODE)
+    worker = Worker(1, 1, started=0.0, ready=0.0)
+    for _ in range(30):
+        autopsy.remember(worker, Lease(7, 0.0, [(step, blob)]))
+    assert worker.packets == 30 * 40
+    assert sum(len(blob) for blob, _ in worker.recent) < 16 * 16 * 60_100
+    found = autopsy.examine(Slot(0, spare=False), worker, None, weight=1.0, now=0.0)
+    assert found.suspects == tuple(digest(packet) for packet in packets[-16:])
 
 
 # ---- where reports are -----------------------------------------------------------------------

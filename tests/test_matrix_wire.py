@@ -270,11 +270,12 @@ def test_what_may_come_out_of_the_queue_is_limited() -> None:
 
 
 STRANGER = """
-import sys, zmq
+import os, sys, zmq
+os.seteuid(int(sys.argv[2]))
 peer = zmq.Context().socket(zmq.DEALER)
 peer.linger = 0
 peer.connect(sys.argv[1])
-peer.send_multipart([bytes.fromhex(frame) or b"" for frame in sys.argv[2:]])
+peer.send_multipart([bytes.fromhex(frame) or b"" for frame in sys.argv[3:]])
 print(peer.poll(700), flush=True)
 """
 
@@ -288,14 +289,15 @@ def test_another_user_is_not_served(endpoint: str, tmp_path: Path) -> None:
         rights = [(p, p.stat().st_mode) for p in opened]
         for each in opened:
             each.chmod(0o777)
-        command = [sys.executable, "-c", STRANGER, endpoint, *(f.hex() for f in HELLO)]
+        command = [sys.executable, "-c", STRANGER, endpoint]
+        hello = [frame.hex() for frame in HELLO]
         answered = [
-            subprocess.run(command, user=user, capture_output=True, text=True, check=True).stdout
-            for user in (0, 65534)
+            subprocess.run([*command, user, *hello], capture_output=True, text=True, check=True)
+            for user in ("0", "65534")
         ]
         for each, mode in rights:
             each.chmod(mode & 0o777)
-        assert answered == ["1\n", "0\n"], "root is served, nobody is not"
+        assert [run.stdout for run in answered] == ["1\n", "0\n"], "root is served, nobody is not"
 
 
 def test_a_wrong_key_is_turned_away_and_counted(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -24,6 +23,10 @@ if TYPE_CHECKING:
 
 Phase = Literal["boot", "idle", "decoding", "rebuilding"]
 
+LARGE_BYTES = 64 * 1024
+"""Of a settled request that is larger, only the last packets are kept."""
+
+_DECODE = int(Action.DECODE)
 _RUNNING = frozenset({int(Action.REPLAY), int(Action.DECODE)})
 _REBUILDING = frozenset({int(Action.OPEN), int(Action.RESTORE), int(Action.REPLAY)})
 
@@ -105,9 +108,19 @@ class _Place(NamedTuple):
 
 
 def remember(worker: Worker, lease: Lease) -> None:
-    """Note what a worker has decoded in a lease that is settled."""
-    worker.packets += sum([step.ops for step, _ in lease.steps if step.action == Action.DECODE])
-    worker.recent.extend(_last_packets(lease.steps))
+    """Note what a worker has decoded in a lease that is settled; as cheap as can be."""
+    steps = lease.steps
+    worker.packets += sum([step.ops for step, _ in steps if step.action == _DECODE])
+    for step, payload in steps[-RECENT_PACKETS:]:
+        if step.action == _DECODE:
+            large = step.length > LARGE_BYTES
+            worker.recent.append(_tail(payload, step.ops) if large else (payload, step.ops))
+
+
+def _tail(payload: bytes, count: int) -> tuple[bytes, int]:
+    """The last packets of a request, so that the rest need not be kept."""
+    packets = ops.last_packets(payload, count, RECENT_PACKETS)
+    return ops.pack([ops.Op(ops.OpKind.PACKET, packet) for packet in packets]), len(packets)
 
 
 def examine(
@@ -206,9 +219,7 @@ def _history(lease: Lease, place: _Place) -> History | None:
             checkpoint, journal = payload or None, []
         elif step.action in _RUNNING:
             journal.append((payload, step.ops))
-    step, payload = lease.steps[place.record]
-    if place.op:
-        journal.append((ops.pack(ops.unpack(payload, step.ops)[: place.op]), place.op))
+    journal += _ran_in(*lease.steps[place.record], place.op)
     return History(checkpoint, journal, stream.journal.exact and stream.trust is Trust.ALL)
 
 
@@ -220,25 +231,21 @@ def _settled(stream: Stream) -> tuple[bytes | None, list[tuple[bytes, int]]]:
 
 
 def _suspects(worker: Worker, lease: Lease | None, place: _Place | None) -> tuple[str, ...]:
-    packets = deque(worker.recent, maxlen=RECENT_PACKETS)
+    ran = list(worker.recent)
     if lease is not None and not lease.canary:
-        ran = lease.steps if place is None else lease.steps[: place.record]
-        packets.extend(_last_packets(ran))
+        steps = lease.steps if place is None else lease.steps[: place.record]
+        ran += [(payload, step.ops) for step, payload in steps if step.action in _RUNNING]
         if place is not None:
-            step, payload = lease.steps[place.record]
-            done = ops.unpack(payload, step.ops)[: place.op] if step.action in _RUNNING else []
-            packets.extend([op.packet for op in done if op.kind in ops.WITH_PACKET])
-    return tuple([digest(packet).hex() for packet in packets])
+            ran += _ran_in(*lease.steps[place.record], place.op)
+    packets: list[bytes] = []
+    for blob, count in reversed(ran):
+        packets = ops.last_packets(blob, count, RECENT_PACKETS) + packets
+        if len(packets) >= RECENT_PACKETS:
+            break
+    return tuple([digest(packet).hex() for packet in packets[-RECENT_PACKETS:]])
 
 
-def _last_packets(steps: list[tuple[Step, bytes]]) -> list[bytes]:
-    """The packets of the last operations of some steps, in their order."""
-    parts: list[list[bytes]] = []
-    wanted = RECENT_PACKETS
-    for step, payload in reversed(steps):
-        if step.action in _RUNNING:
-            parts.append(ops.last_packets(payload, step.ops, wanted))
-            wanted -= len(parts[-1])
-            if wanted <= 0:
-                break
-    return [packet for part in reversed(parts) for packet in part]
+def _ran_in(step: Step, payload: bytes, op: int) -> list[tuple[bytes, int]]:
+    """Those operations of a step that had run, as a blob."""
+    done = ops.unpack(payload, step.ops)[:op] if step.action in _RUNNING else []
+    return [(ops.pack(done), len(done))] if done else []

@@ -66,6 +66,7 @@ class Books:
     held_requests: int = 0
     canaries: int = 0
     protocol_errors: int = 0
+    refused_peers: int = 0
     crash_reports: int = 0
     crash_report_errors: int = 0
 

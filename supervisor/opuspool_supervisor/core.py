@@ -392,8 +392,7 @@ class Core:
         if booting:
             self.boot_error = death.words
         weight = BLAME_WEIGHT.get(reason, 1.0)
-        # A service manager ends the workers of a supervisor that drains: no crash.
-        if not planned and not (self._draining and reason == "killed"):
+        if not planned:
             found = autopsy.examine(slot, worker, death.position, weight=weight, now=now)
             self._instructions.append(Report(reason, death, found))
         fresh = worker.settled == 0

@@ -713,17 +713,11 @@ def _check_results(lease: Lease, results: list[Result], payloads: list[bytes]) -
         if isinstance(what, Request):
             if result.ops != what.count or result.status > Status.FAILED_OPS:
                 raise ResultsError(f"step {step}: not the outcome of {what.count} operations")
-            _check_outcome(payload, what)
-
-
-def _check_outcome(payload: bytes, request: Request) -> None:
-    fmt = request.stream.format
-    try:
-        results = ops.unpack_outcome(payload, request.count, fmt.frame_bytes).results
-    except WireError as error:
-        raise ResultsError(str(error)) from None
-    if max(results) > fmt.capacity:
-        raise ResultsError(f"{max(results)} samples of one packet, at most {fmt.capacity}")
+            fmt = what.stream.format
+            try:
+                ops.check_outcome(payload, what.count, fmt.frame_bytes, fmt.capacity)
+            except WireError as error:
+                raise ResultsError(str(error)) from None
 
 
 def _error_answer(request_id: int, status: Status, message: str) -> tuple[Answer, bytes]:

@@ -134,6 +134,7 @@ class Supervisor:
                 self._wake_out.recv(4096)
         if listener.gate is not None and listener.gate.socket in ready:
             listener.gate.answer()
+            self._core.books.refused_peers = listener.gate.refused
         exits = self._take_exits()
         self._receive(listener.back, self._from_worker)
         for exit_ in exits:

@@ -53,7 +53,7 @@ HOPELESS = 3
 """With this much in every slot, no worker can start."""
 
 RECENT_PACKETS = 16
-"""So many packets that a worker has decoded are kept: damage may show late."""
+"""So many of the packets that a worker has decoded are known: damage may show late."""
 
 EMPTY = frozenset({SlotState.BACKOFF, SlotState.FAILED})
 """States in which a slot has no process."""
@@ -93,7 +93,7 @@ class Worker:
         settled: leases it has settled.
         served: requests in them.
         packets: operations in them.
-        recent: its last packets.
+        recent: its last requests, as (blob, number of operations).
         proved: monotonic time of its last real decode.
         rss_bytes: its memory when last measured.
         recycle: the restart reason, where it is to be replaced when it is idle.
@@ -108,7 +108,7 @@ class Worker:
     settled: int = 0
     served: int = 0
     packets: int = 0
-    recent: deque[bytes] = field(default_factory=lambda: deque(maxlen=RECENT_PACKETS))
+    recent: deque[tuple[bytes, int]] = field(default_factory=lambda: deque(maxlen=RECENT_PACKETS))
     proved: float = 0.0
     rss_bytes: int = 0
     recycle: str | None = None

@@ -128,7 +128,7 @@ class RecoveryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """`[recovery]`: what is kept of a stream to rebuild it in another worker."""
 
     checkpoint_packets: Annotated[int, Meta(ge=0, le=100_000)]
-    journal_packets: _Count
+    journal_packets: Annotated[int, Meta(ge=1, le=50_000)]
 
 
 class CrashesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

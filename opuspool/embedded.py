@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import shutil
 import subprocess
@@ -31,6 +32,14 @@ START_SECONDS = 20.0
 
 STOP_SECONDS = 5.0
 """A supervisor that has not left by then is killed."""
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 class PrivateSupervisor:
@@ -82,6 +91,7 @@ class PrivateSupervisor:
             [sys.executable, "-P", "-m", "opuspool_supervisor.private"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=None if _is_open(2) else subprocess.DEVNULL,
         )
         settings = {
             "config": json.loads(configs.to_json(config)),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from opuspool import ops
+
 
 @dataclass(slots=True)
 class Log:
@@ -16,16 +18,19 @@ class Log:
         checkpoint: the newest checkpoint; None: the log starts at a fresh decoder.
         entries: settled operations, as (blob, number of operations).
         packets: operations in `entries`.
+        gain: the last GAIN operation, which outlives what is dropped.
         exact: whether checkpoint and log give the decoder's state bit for bit.
     """
 
     checkpoint: bytes | None = None
     entries: list[tuple[bytes, int]] = field(default_factory=list)
     packets: int = 0
+    gain: bytes | None = None
     exact: bool = True
 
     def settle(self, blob: bytes, count: int, limit: int) -> None:
         """Append settled operations; what is over `limit` operations is dropped, oldest first."""
+        self.gain = ops.last_gain(blob, count) or self.gain
         self.entries.append((blob, count))
         self.packets += count
         while self.packets > limit and len(self.entries) > 1:

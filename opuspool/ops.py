@@ -78,6 +78,13 @@ def unpack_gain(data: bytes) -> int | None:
     return int(_GAIN.unpack(data)[0]) if len(data) == _GAIN.size else None
 
 
+def last_gain(blob: bytes, count: int) -> bytes | None:
+    """The last GAIN operation of a blob, as a blob of its own; None where it has none."""
+    if OpKind.GAIN not in blob[3 : 4 * count : 4]:
+        return None
+    return pack([[op for op in unpack(blob, count) if op.kind is OpKind.GAIN][-1]])
+
+
 def words_of(blob: bytes, count: int) -> tuple[int, ...]:
     """Read and check the operation words of a blob.
 

@@ -118,6 +118,9 @@ def try_lock(path: Path, *, create: bool) -> int | None:
         if not create:
             return None
         raise ConfigError(f"cannot lock {path}: {error.strerror}") from None
+    if create and os.fstat(fd).st_uid != os.getuid():
+        os.close(fd)
+        raise ConfigError(f"the lock file {path} belongs to another user: change the endpoint")
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(fd), path.lstat()):
@@ -135,11 +138,10 @@ def _check_directory(directory: Path) -> None:
         ConfigError: it is another user's, or others may write to it.
     """
     info = directory.stat()
-    if info.st_mode & stat.S_ISVTX:  # as /tmp: others cannot touch what is ours
-        return
     if info.st_uid not in {os.getuid(), 0}:
         raise ConfigError(f"{directory} belongs to another user: change the endpoint")
-    if info.st_mode & 0o022:
+    sticky = info.st_mode & stat.S_ISVTX  # as /tmp: others cannot touch what is ours
+    if info.st_mode & 0o022 and not sticky:
         raise ConfigError(
             f"others may write to {directory}: take that right away, `chmod go-w {directory}`, "
             "or change the endpoint"

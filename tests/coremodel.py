@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from opuspool_supervisor.core import Instruction
-    from opuspool_supervisor.dispatch import Lease, Request, Stream
+    from opuspool_supervisor.records import Lease, Request, Stream
     from opuspool_supervisor.slots import Slot
 
 FORMAT = StreamFormat(16000, 1, "float32")
@@ -653,8 +653,9 @@ class World:
         for stream, count in pending.items():
             assert stream.pending == count, f"stream {stream.key}: pending"
             assert stream.held == sum(r.stream is stream for r in back), f"{stream.key}: held"
-        assert self.dispatcher.streams == len(pending), "streams"
-        size = sum(len(r.blob) for r in held + leased)
+        living = [s for s in pending if s.client.streams.get(s.id) is s]
+        assert self.dispatcher.streams == len(living), "streams"
+        size = sum(r.size for r in held + leased)
         assert self.dispatcher._queued_bytes == size, "queued bytes"
         output = sum(r.output_bytes for r in held + leased)
         assert self.dispatcher._queued_output == output, "queued output"

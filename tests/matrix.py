@@ -61,6 +61,10 @@ GROWTH_BYTES = 64 * 1024 * 1024
 """Memory that the supervisor may have more at the end."""
 
 
+Settings: TypeAlias = "Mapping[str, Mapping[str, object]]"
+"""Values by section and key of config.toml."""
+
+
 class Bystander(threading.Thread):
     """A live stream that must notice nothing but, at most, a pause.
 
@@ -148,11 +152,14 @@ class Scene:
 
     def pid(self, slot: int = 0) -> int:
         """The pid of a slot's worker; spares come last. Waits until there is one."""
-        return int(wait_until(lambda: self._slot(slot)["pid"], what=f"slot {slot} has a worker"))
+        pid: int = wait_until(lambda: self._slot(slot)["pid"], what=f"slot {slot} has a worker")
+        return pid
 
     def idle_pid(self) -> int:
         """The pid of a worker that serves no stream."""
-        return int(wait_until(self._find_idle, what="a worker without streams"))
+        pid = wait_until(self._find_idle, what="a worker without streams")
+        assert pid is not None
+        return pid
 
     def await_restarts(self, timeout: float = 10, **reasons: int) -> None:
         """Wait until at least so many workers have ended for these reasons."""
@@ -195,7 +202,7 @@ class Scene:
             if bystander.ident is not None:
                 bystander.join(60)
 
-    def check(self, deaths: Mapping[str, int] | None, patience: float) -> None:
+    def check(self, deaths: Mapping[str, int] | None, patience: float, growth: int) -> None:
         """Check the promises; `deaths` None: any."""
         status = self.status()
         for bystander in self.bystanders:
@@ -209,7 +216,7 @@ class Scene:
         check_books(status)  # P8
         (fds, rss), (fds_before, rss_before) = self._resources(), self.resources
         assert fds <= fds_before + SPARE_DESCRIPTORS, "P7: descriptors"
-        assert rss <= rss_before + GROWTH_BYTES, f"P7: {rss - rss_before >> 20} MiB more"
+        assert rss <= rss_before + growth, f"P7: {rss - rss_before >> 20} MiB more"
 
     # Insides
 
@@ -251,8 +258,9 @@ def scene(
     *,
     deaths: Mapping[str, int] | None,
     patience: float = PATIENCE_SECONDS,
+    growth: int = GROWTH_BYTES,
     bystanders: int = len(FORMATS),
-    settings: Mapping[str, Mapping[str, object]] | None = None,
+    settings: Settings | None = None,
 ) -> Iterator[Scene]:
     """A pool with bystanders; the fault is injected inside, the promises are checked at the end.
 
@@ -260,6 +268,7 @@ def scene(
         endpoint: a running daemon's; None: a pool with a supervisor of its own.
         deaths: workers that end meanwhile, by restart reason: exactly these; None: any.
         patience: seconds that a bystander's packet may take.
+        growth: bytes of memory that the supervisor may have more at the end.
         bystanders: 0 where no stream can be spared.
         settings: by section and key, of a pool with a supervisor of its own.
     """
@@ -272,4 +281,4 @@ def scene(
         yield here
         here.await_health()
         here.end()
-        here.check(deaths, patience)
+        here.check(deaths, patience, growth)

@@ -188,7 +188,7 @@ def test_a_library_that_was_there_before_is_known_by_its_name() -> None:
 
 
 def test_a_library_whose_file_has_another_name_is_seen_too(tmp_path: Path) -> None:
-    library = tmp_path / "opus codec"
+    library = tmp_path / "speech codec"
     library.write_bytes(real_libopus().read_bytes())
     assert len(addresses(library, {})) == 1
 
@@ -279,7 +279,7 @@ def test_pointers_stand_at_the_same_few_places_in_every_stream() -> None:
     places: set[int] = set()
     for stream in [*generated_streams(), *real_streams()]:
         decoder = Decoder(lib(), StreamFormat(48000, 2), GuardedBuffer(46080))
-        for packet in stream.packets[:60]:
+        for packet in stream.packets[:15]:
             decoder.run(PACKET, packet)
             state = decoder.export_state()
             words = memoryview(state[: len(state) // 8 * 8]).cast("Q")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from coremodel import BAD, HANG, KILLER, OUTSIDE, SAMPLES, ToyDecoder, World, packet, packets
-from opuspool_supervisor import canary
+from opuspool_supervisor import audit, canary
+from opuspool_supervisor.blame import FREE_KILLS, _punish
 from opuspool_supervisor.core import DUMP_SECONDS, RETIRE_SECONDS, Death
-from opuspool_supervisor.dispatch import FREE_KILLS, _punish
 from opuspool_supervisor.slots import HOPELESS, SlotState
 
 from opuspool import ops, wire
@@ -94,6 +94,10 @@ def decoded(made: World, track: Track, text: str) -> Sent:
     made.work(2)
     assert sent.status is Status.OK
     return sent
+
+
+def waits(sent: Sent) -> bool:
+    return sent.status is None
 
 
 def told(made: World, event: str) -> list[dict[str, Any]]:
@@ -263,15 +267,11 @@ def test_a_death_while_idle_blames_nobody() -> None:
     made = world(spares=1)
     track = made.stream()
     decoded(made, track, "a")
-    made.die(only_ready(made, track), "segv")
+    made.die(made.worker_of(track))
     made.turn()
     stream = made.core_stream(track)
     assert (stream.deaths, stream.suspect) == (0, False)
     assert decoded(made, track, "b").payload.endswith(pcm_of("ab"))
-
-
-def only_ready(made: World, track: Track) -> ModelWorker:
-    return made.worker_of(track)
 
 
 def test_only_the_packet_in_hand_is_blamed() -> None:
@@ -490,6 +490,19 @@ def test_poison_leaves_the_journal_trusted() -> None:
     assert made.books.inexact_rebuilds == 0
 
 
+def test_closes_without_number_fit_into_leases() -> None:
+    """Many streams may end at once; a rebuild waits until all of them are told."""
+    made = world()
+    slot = made.core.slots[0]
+    slot.closes += range(1000, 1000 + wire.MAX_RECORDS + 100)
+    made.send(made.stream(), packets("a"))
+    seen: list[int] = []
+    while (lease := made.dispatcher.lease(slot, made.now)) is not None:
+        message = wire.parse(lease.frames())
+        seen += [step.action for step in message.records]
+    assert seen == [*[Action.CLOSE] * (wire.MAX_RECORDS + 100), Action.OPEN, Action.DECODE]
+
+
 def test_a_log_without_checkpoints_fits_into_leases() -> None:
     """However much is to be replayed, no lease is longer than a message may be."""
     made = world(recovery={"checkpoint_packets": 0, "journal_packets": 3000})
@@ -524,10 +537,22 @@ def test_a_request_that_waits_too_long_is_answered_and_never_run() -> None:
     made.turn(0.35)
     made.turn(0.1)
     assert late.status is Status.TIMEOUT
-    assert sent.status is None
+    assert waits(sent)
     made.work(3)
     assert sent.payload.endswith(pcm_of("b"))
     assert outcomes(made) == {"ok": 2, "timeout": 1}
+
+
+def test_requests_that_have_timed_out_do_not_pile_up() -> None:
+    """Also where nobody works for long, what has been answered is forgotten."""
+    made = closed_world()
+    track = made.stream()
+    for _ in range(50):
+        made.send(track, packets("a"), timeout=0.0)
+    made.turn(0.2)
+    assert outcomes(made) == {"timeout": 50}
+    assert list(made.dispatcher.open_requests()) == []
+    assert made.core_stream(track).pending == 0
 
 
 def test_a_request_that_times_out_while_run_is_still_journalled() -> None:
@@ -576,7 +601,7 @@ def test_a_dead_workers_reply_is_dropped() -> None:
     made.turn()
     made.core.results(old.serial, wire.parse(old.reply), made.now)
     made.turn()
-    assert sent.status is None
+    assert waits(sent)
     made.work(2)
     assert sent.status is Status.OK
     assert made.books.packets_decoded == 1
@@ -594,7 +619,7 @@ def test_a_killed_workers_reply_is_dropped() -> None:
     made.run(worker)
     made.deliver(worker)
     made.turn()
-    assert sent.status is None
+    assert waits(sent)
     made.work(3)
     assert sent.status is Status.OK
     assert made.books.packets_decoded == 1
@@ -653,7 +678,7 @@ def test_a_worker_that_sends_garbage_is_replaced(what: str) -> None:
     made.core.results(worker.serial, GARBAGE[what](wire.parse(worker.reply)), made.now)
     worker.reply = None
     made.turn()
-    assert sent.status is None
+    assert waits(sent)
     assert [(kill.serial, kill.reason, kill.dump) for kill in made.kills] == [
         (worker.serial, "exit", False)
     ]
@@ -700,22 +725,21 @@ def test_a_killed_spare_is_not_promoted() -> None:
 def test_a_late_starter_is_killed_and_counts_as_a_boot_failure() -> None:
     """Also where it gets ready between the kill and its end: no stream goes to it."""
     made = closed_world(workers={"start_seconds": 2.0})
-    sent = made.send(made.stream(), packets("a"))
     made.turn()
     made.turn(2.0)
     assert made.kills == []
     made.turn(0.1)
     assert [(kill.reason, kill.dump) for kill in made.kills] == [("boot", True)]
     worker = only(made)
-    made.ready(worker)
+    sent = made.send(made.stream(), packets("a"))
+    made.core.ready(worker.serial, {}, made.now)
     made.turn()
     assert worker.lease is None
     made.die(worker, "killed")
     made.turn()
     assert restarts(made) == {"boot": 1}
     assert made.core.slots[0].state is SlotState.BACKOFF
-    made.work(5, seconds=0.2)
-    assert sent.status is Status.OK
+    assert sent.status is Status.BOOT
 
 
 def test_when_no_worker_can_start_requests_are_told_why() -> None:
@@ -724,7 +748,7 @@ def test_when_no_worker_can_start_requests_are_told_why() -> None:
     waiting = made.send(made.stream(), packets("a"))
     made.turn()
     for worker in list(made.workers.values()):
-        assert waiting.status is None
+        assert waits(waiting)
         made.die(worker, "exit")
         made.turn()
     assert waiting.status is Status.BOOT
@@ -768,6 +792,26 @@ def test_a_start_that_a_signal_ends_is_tried_again_before_it_is_hopeless() -> No
         made.turn(1.0)
 
 
+def test_a_slot_that_a_spare_has_filled_has_booted() -> None:
+    """Its worker's crash is a crash: what failed to start there before does not count."""
+    made = closed_world(count=1, spares=1)
+    made.turn()
+    first, spare = made.workers.values()
+    made.die(first, "exit")
+    made.ready(spare)
+    track = made.stream()
+    decoded_by(made, spare, track)
+    made.turn(0.2)
+    [second] = [worker for worker in made.workers.values() if worker is not spare]
+    made.die(second, "exit")
+    made.die(spare)
+    sent = made.send(track, packets("b"))
+    made.turn()
+    assert waits(sent)
+    made.work(6, seconds=0.2)
+    assert sent.payload.endswith(pcm_of("ab"))
+
+
 def test_crashes_are_no_boot_failures() -> None:
     """With every worker dead after good work, requests wait for the next ones."""
     made = world(count=2)
@@ -777,7 +821,7 @@ def test_crashes_are_no_boot_failures() -> None:
         made.die(worker)
     sent = made.send(track, packets("b"))
     made.turn()
-    assert sent.status is None
+    assert waits(sent)
     made.work(3)
     assert sent.payload.endswith(pcm_of("ab"))
 
@@ -874,12 +918,13 @@ def test_a_client_that_goes_leaves_nothing() -> None:
     decoded(made, gone, "a")
     made.send(gone, packets("b"))
     made.turn()
-    waits = made.send(gone, packets("c"))
+    waiting = made.send(gone, packets("c"))
     other = made.send(stays, packets("d"))
     made.client_goes(b"anna")
+    assert audit.discrepancies(made.core) == []
     made.work(4)
     assert other.status is Status.OK
-    assert waits.status is None
+    assert waits(waiting)
     assert made.books.packets_decoded == 3
     assert outcomes(made) == {"ok": 2, "abandoned": 2}
     assert made.dispatcher.streams == 1
@@ -987,7 +1032,7 @@ def test_bulk_goes_behind_live_but_does_not_starve(size: int) -> None:
     bulk, live = made.stream(bulk=True), made.stream()
     made.send(bulk, packets("b"))
     made.work(2)
-    slow = [made.send(bulk, packets("b")) for _ in range(5 * size)]
+    slow = [made.send(bulk, packets("b")) for _ in range(10 * size)]
     for _ in range(8):
         for _ in range(2 * size):
             made.send(live, packets("a"))
@@ -1239,3 +1284,105 @@ def test_a_worker_is_recycled_for_its_memory_and_age(
     made.core.measured(only(made).serial, 1001)
     made.work(16, seconds=0.5)
     assert reason in restarts(made)
+
+
+# ---- found by a second reading --------------------------------------------------------------
+
+
+def test_a_checkpoint_and_a_log_that_both_kill_are_given_up_in_turn() -> None:
+    """Deaths in a rebuild add up, wherever in it they are: RESTORE twice, REPLAY, then nothing."""
+    made = world(1, 1, recovery={"checkpoint_packets": 4})
+    track = made.stream()
+    decoded(made, track, "abcd")
+    decoded(made, track, "ef")
+    made.die(made.worker_of(track))
+    made.send(track, packets("g"))
+    seen = []
+    for _ in range(3):
+        made.boot()
+        worker = made.worker_of(track)
+        seen.append(steps(worker))
+        dies_at(made, worker, 0 if seen[-1][0] == "RESTORE" else 1)
+    made.boot()
+    seen.append(steps(made.worker_of(track)))
+    rebuild = ["RESTORE", "REPLAY ef", "DECODE g"]
+    assert seen == [rebuild, rebuild, ["OPEN", "REPLAY ef", "DECODE g"], ["OPEN", "DECODE g"]]
+
+
+def test_after_a_poison_packet_the_checkpoint_is_distrusted_before_the_log() -> None:
+    """One more death behind it does not yet cost the whole of the stream's past."""
+    made = world(1, 1, recovery={"checkpoint_packets": 4})
+    track = made.stream()
+    decoded(made, track, "abcd")
+    decoded(made, track, "ef")
+    made.send(track, [KILL, packet(b"g")])
+    for _ in range(2):
+        made.boot()
+        made.run(made.worker_of(track))
+    made.boot()
+    worker = made.worker_of(track)
+    dies_at(made, worker, len(steps(worker)) - 1, 1)
+    made.boot()
+    assert steps(made.worker_of(track))[:2] == ["OPEN", "REPLAY ef"]
+
+
+def test_a_stream_that_cannot_be_rebuilt_exactly_is_not_moved_for_balance() -> None:
+    """Nothing has failed: its decoder is right, and must not be given up for a worse one."""
+    made = world(2, recovery={"checkpoint_packets": 0, "journal_packets": 2})
+    made.die(list(made.workers.values())[1])
+    tracks = [made.stream() for _ in range(4)]
+    for track in tracks:
+        for letter in "abcd":
+            made.send(track, packets(letter))
+    made.work(4, seconds=0.2)
+    sent = [made.send(track, packets("z")) for track in tracks]
+    made.work(3)
+    assert [one.status for one in sent] == [Status.OK] * 4
+    assert made.books.inexact_rebuilds == 0
+
+
+def test_a_packet_becomes_poison_once() -> None:
+    """A later death that finds the recorder still at its place is not counted as another."""
+    made = world(2, requests={"max_attempts": 1})
+    sent = made.send(made.stream(), [packet(b"a"), KILL])
+    made.turn()
+    made.run(made.worker_of(sent.track))
+    made.turn()
+    worker = made.worker_of(sent.track)
+    made.die(worker, "killed", Position(lease_of(worker).tag, 1, 1, 9))
+    made.work(3)
+    assert sent.status is Status.FAILED_OPS
+    assert made.books.poison_packets == 1
+
+
+def test_a_last_request_that_is_refused_still_closes_its_stream() -> None:
+    """Else the stream would stay open until its client goes."""
+    made = world(limits={"queued_requests": 1})
+    track = made.stream()
+    decoded(made, track, "a")
+    made.send(track, packets("b"))
+    last = made.send(track, packets("c"), close=True)
+    made.work(3)
+    assert last.status is Status.OVERLOADED
+    assert made.dispatcher.streams == 0
+
+
+def test_the_gain_outlives_the_log_that_set_it() -> None:
+    """A rebuild from less than all may be inexact, but must not be louder or softer."""
+    made = world(2, recovery={"checkpoint_packets": 0, "journal_packets": 2})
+    track = made.stream()
+    made.send(track, [Op(OpKind.GAIN, ops.pack_gain(256))])
+    for letter in "abcd":
+        decoded(made, track, letter)
+    made.die(made.worker_of(track))
+    track.exact = False
+    made.send(track, packets("e"))
+    made.turn()
+    lease = lease_of(made.worker_of(track))
+    replayed = [
+        op.kind
+        for step, payload in zip(lease.records, lease.payloads(), strict=True)
+        if step.action == Action.REPLAY
+        for op in ops.unpack(payload, step.ops)
+    ]
+    assert OpKind.GAIN in replayed

@@ -94,7 +94,7 @@ class CoreMachine(RuleBasedStateMachine):
                     "start_seconds": 5.0,
                 },
                 "requests": {"lease_packets": lease, "max_attempts": attempts},
-                "recovery": {"checkpoint_packets": checkpoint, "journal_packets": 100_000},
+                "recovery": {"checkpoint_packets": checkpoint, "journal_packets": 50_000},
                 "recycle": {"requests": recycle},
                 "limits": {
                     "queued_requests": 8 if narrow else 1000,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from opuspool_supervisor.dispatch import Client, Stream
 from opuspool_supervisor.journal import Journal, Trust
+from opuspool_supervisor.records import Client, Stream
 
 from opuspool.streamformat import StreamFormat
 from opuspool.wire import Action, Step

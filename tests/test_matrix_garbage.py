@@ -64,5 +64,5 @@ def test_a_stranger_at_the_workers_socket_is_not_heard(stranger: zmq.Socket[byte
 
 
 def _back(here: Scene) -> Path:
-    sockets = [Path(c.laddr) for c in here.supervisor.net_connections("unix") if c.laddr]
+    sockets = [Path(str(c.laddr)) for c in here.supervisor.net_connections("unix")]
     return next(path for path in sockets if path.name.endswith(".sock.w"))

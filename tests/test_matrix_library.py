@@ -21,7 +21,9 @@ from waiting import wait_until
 import opuspool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from matrix import Settings
 
 DEADLY = """
 #define _GNU_SOURCE
@@ -82,7 +84,7 @@ def _cpu(process: psutil.Process) -> float:
 def test_a_crash_loop_is_slowed_given_up_and_healed(tmp_path: Path) -> None:
     """Row 11: workers start, then die of all they decode: few starts, little work, never `ok`."""
     library, deadly = _compiled(tmp_path, DEADLY, "DEADLY_FILE")
-    settings = {
+    settings: Settings = {
         "workers": {"libopus": str(library)},
         "restart": {"backoff_seconds": 0.02, "intensity": 10, "failed_retry_seconds": 0.5},
         "health": {"canary_seconds": 0.1},
@@ -100,22 +102,27 @@ def test_a_crash_loop_is_slowed_given_up_and_healed(tmp_path: Path) -> None:
         starts, work, began = here.counters()["spawns"], _cpu(here.supervisor), time.monotonic()
         states = [here.status()["health"] for _ in _ticks(2.0)]
         assert "ok" not in states
-        assert here.counters()["spawns"] - starts <= 3 * 2.0 / (0.75 * 0.5) + 3, "one probe at a time"
+        assert here.counters()["spawns"] - starts <= 3 * 2.0 / (0.75 * 0.5) + 3, (
+            "one probe at a time"
+        )
         assert (_cpu(here.supervisor) - work) / (time.monotonic() - began) < 1.0
         deadly.unlink()
         here.await_health()
         assert set(here.restarts()) == {"segv"}
 
 
-def _ticks(seconds: float) -> list[None]:
-    """Something to look at every 20 ms for so long; the time is what is measured."""
-    return [time.sleep(0.02) for _ in range(int(seconds / 0.02))]
+def _ticks(seconds: float) -> Iterator[None]:
+    """A look every 20 ms, for so long; the time is what is measured."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.02)
+        yield
 
 
 def test_a_worker_that_does_not_get_ready_is_ended(tmp_path: Path) -> None:
     """Row 10: a start that takes too long is a boot failure; when it is mended, so is the pool."""
     library, slow = _compiled(tmp_path, SLOW, "SLOW_FILE")
-    settings = {
+    settings: Settings = {
         "workers": {"libopus": str(library), "start_seconds": 1.5},
         "restart": {"backoff_max_seconds": 0.3},
     }
@@ -153,7 +160,7 @@ def test_a_libopus_that_is_spoilt_and_mended(tmp_path: Path, spoil: Callable[[Pa
     """Rows 10 and 32: running workers serve on; new ones say why not, and no storm comes of it."""
     library = tmp_path / "libopus.so"
     shutil.copy(real_libopus(), library)
-    settings = {
+    settings: Settings = {
         "workers": {"libopus": str(library)},
         "restart": {"backoff_seconds": 0.2, "backoff_max_seconds": 0.5},
     }
@@ -181,7 +188,7 @@ def test_a_libopus_of_another_version_takes_over(tmp_path: Path) -> None:
         pytest.skip("there is one libopus only: install PyAV")
     library = tmp_path / "libopus.so"
     shutil.copy(versions[0], library)
-    settings = {"workers": {"libopus": str(library)}}
+    settings: Settings = {"workers": {"libopus": str(library)}}
     with (
         scene(deaths={"killed": 3}, bystanders=0, settings=settings) as here,
         here.pool.stream() as stream,

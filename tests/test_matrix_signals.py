@@ -60,17 +60,20 @@ def test_the_kernels_kill_blames_no_packet_at_first(
 ) -> None:
     """Row 5: SIGKILL, as when memory is out, with a packet in hand; the log says what it may be."""
     slow = [faults.marker("slow", like=packet) for packet in PACKETS[:6]]
-    with daemon(settings_for(tmp_path, endpoint)) as process:
-        with scene(endpoint, deaths={"killed": 1}) as here, here.pool.stream() as stream:
-            results: list[opuspool.pcm.Pcm] = []
-            thread = threading.Thread(target=lambda: results.append(stream.decode_many(slow)))
-            thread.start()
-            wait_until(lambda: here.status()["in_flight"], what="packets are in hand")
-            busy = [w["pid"] for w in here.status()["workers"] if w["state"] == "BUSY"]
-            os.kill(busy[0], signal.SIGKILL)
-            thread.join()
-            assert np.array_equal(results[0], golden(PACKETS[:6]))
-            assert here.counters()["poison_packets"] == 0
+    with (
+        daemon(settings_for(tmp_path, endpoint)) as process,
+        scene(endpoint, deaths={"killed": 1}) as here,
+        here.pool.stream() as stream,
+    ):
+        results: list[opuspool.pcm.Pcm] = []
+        thread = threading.Thread(target=lambda: results.append(stream.decode_many(slow)))
+        thread.start()
+        wait_until(lambda: here.status()["in_flight"], what="packets are in hand")
+        busy = [w["pid"] for w in here.status()["workers"] if w["state"] == "BUSY"]
+        os.kill(busy[0], signal.SIGKILL)
+        thread.join()
+        assert np.array_equal(results[0], golden(PACKETS[:6]))
+        assert here.counters()["poison_packets"] == 0
     ends = [line for line in process.log if "worker_ended" in line]  # type: ignore[attr-defined]
     assert "is the memory out?" in ends[0]
     assert name_exit(-signal.SIGKILL)[0] == "killed"

@@ -10,6 +10,7 @@ import subprocess
 import time
 import tracemalloc
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,14 +29,13 @@ from opuspool.oggopus import Link
 from opuspool.opusheader import OpusHead
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from opuspool.pcm import Pcm
 
 OPUSDEC = shutil.which("opusdec")
 needs_opusdec = pytest.mark.skipif(OPUSDEC is None, reason="no opusdec: install opus-tools")
 
 CORPUS = recordings.corpus()
+EXAMPLE = Path(__file__).parents[1] / "examples" / "speech.opus"
 FILES = sorted(str(path.relative_to(CORPUS)) for path in CORPUS.rglob("*.*")) if CORPUS else []
 FILES = [name for name in FILES if not name.endswith(".md")]
 SURROUND = "containers/bbb_6ch_8kHz_opus.ogg"
@@ -515,12 +515,32 @@ def test_any_pages_are_read_or_refused_and_never_give_more_than_they_hold(
     except InvalidFileError:
         return
     for link_ in links:
-        raw = np.zeros(sum({8: 480, 252: 960}[packet[0]] for packet in link_.packets), np.float32)
+        # both packets that have a duration have 20 ms
+        raw = np.zeros(960 * len(link_.packets), np.float32)
         first, end = link_.window(48000)
         assert first >= 0
         assert end is None or first <= end
         assert all(first < begin < stop < (end or raw.size) for begin, stop in link_.cuts)
         assert len(oggopus.cut(raw, link_, 48000)) <= raw.size
+
+
+@given(st.data())
+def test_a_mutated_real_file_is_read_or_refused_soon(data: st.DataObject) -> None:
+    original = EXAMPLE.read_bytes()
+    broken = bytearray(original)
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, len(broken)))
+        count = data.draw(st.integers(0, 2000))
+        copied = data.draw(st.integers(0, len(original)))
+        new = data.draw(st.one_of(st.binary(max_size=8), st.just(original[copied:][:count])))
+        broken[at : at + data.draw(st.sampled_from([0, len(new), count]))] = new
+    started = time.monotonic()
+    try:
+        links = oggopus.read(bytes(broken))
+    except InvalidFileError:
+        links = []
+    assert sum(len(packet) for item in links for packet in item.packets) <= len(broken)
+    assert time.monotonic() - started < 10
 
 
 def test_a_big_file_is_read_in_bounded_memory_and_time() -> None:
@@ -549,6 +569,8 @@ def test_the_window_scales_with_the_rate() -> None:
     link_ = Link(OpusHead(1, 312, 0), 312, [], 9600)
     assert link_.window(48000) == (312, 9912)
     assert link_.window(16000) == (104, 3304)
+    assert link_.window(24000) == (156, 4956)
+    assert link_.window(12000) == (78, 2478)
     assert link_.window(8000) == (52, 1652)
     odd = Link(OpusHead(1, 313, 0), 313, [], 1)
     assert odd.window(16000) == (105, 105)

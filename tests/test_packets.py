@@ -62,6 +62,7 @@ BROKEN = {
     "R4: no length": (bytes([SILK_20 | 2]), "R4"),
     "R4: half a length": (bytes([SILK_20 | 2, 252]), "R4"),
     "R4: longer than the packet": (bytes([SILK_20 | 2, 5]) + bytes(4), "R4"),
+    "R4: one byte short of 252": (bytes([SILK_20 | 2, 252, 0]) + bytes(251), "R4"),
     "R5: no frame": (bytes([SILK_20 | 3, 0]), "R5"),
     "R5: 140 ms": (bytes([SILK_20 | 3, 7]) + bytes(7), "R5"),
     "R5: 180 ms": (bytes([SILK_60 | 3, 3]) + bytes(3), "R5"),
@@ -74,6 +75,7 @@ BROKEN = {
     "R7: no length": (bytes([SILK_20 | 3, 0x82]), "R7"),
     "R7: half a length": (bytes([SILK_20 | 3, 0x82, 253]), "R7"),
     "R7: longer than the packet": (bytes([SILK_20 | 3, 0x82, 9]) + bytes(8), "R7"),
+    "R7: one byte short of 252": (bytes([SILK_20 | 3, 0x82, 252, 0]) + bytes(251), "R7"),
     "R7: together longer": (bytes([SILK_20 | 3, 0x83, 5, 5]) + bytes(9), "R7"),
     "R7: frames in the padding": (bytes([SILK_20 | 3, 0xC2, 4, 3]) + bytes(6), "R7"),
 }

@@ -526,7 +526,7 @@ def test_an_idle_worker_leaves_when_its_parent_lets_go(worker: Worker) -> None:
     """And takes its group along, itself too: other workers may hang."""
     assert worker.process.stdin is not None
     worker.process.stdin.close()
-    assert worker.end() == (-signal.SIGKILL, "")
+    assert worker.end() == (ExitCode.ORPHANED, "")
 
 
 IN_ITS_PARENTS_GROUP = """

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from opuspool import ops, toc
 from opuspool.streamformat import FORMATS
 from opuspool.wire import Action
-from opuspool_supervisor.dispatch import Request
 from opuspool_supervisor.journal import Trust
 from opuspool_supervisor.quarantine import digest
+from opuspool_supervisor.records import Request
 from opuspool_supervisor.slots import RECENT_PACKETS
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from opuspool.recorder import Position
     from opuspool.streamformat import StreamFormat
     from opuspool.wire import Step
-    from opuspool_supervisor.dispatch import Lease, Stream
+    from opuspool_supervisor.records import Lease, Stream
     from opuspool_supervisor.slots import Slot, Worker
 
 Phase = Literal["boot", "idle", "decoding", "rebuilding"]

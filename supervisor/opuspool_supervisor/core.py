@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from opuspool.wire import Status
 from opuspool_supervisor import autopsy, canary, recycle
 from opuspool_supervisor.books import Books
-from opuspool_supervisor.dispatch import Dispatcher, Lease, Loss, ResultsError
+from opuspool_supervisor.dispatch import Dispatcher
+from opuspool_supervisor.records import Lease, Loss
 from opuspool_supervisor.restart import RestartPolicy, Verdict
+from opuspool_supervisor.results import ResultsError
 from opuspool_supervisor.slots import EMPTY, HOPELESS, Slot, SlotEvent, SlotState, Worker
 
 if TYPE_CHECKING:
@@ -166,7 +168,7 @@ class Core:
     def ready(self, serial: int, info: dict[str, Any], now: float) -> None:
         """A worker has proved itself by a test decode and wants work."""
         slot = self._by_serial.get(serial)
-        if slot is None or slot.worker is None or slot.worker.ready is not None:
+        if slot is None or slot.worker is None or slot.doomed or slot.worker.ready is not None:
             return
         slot.worker.ready = slot.worker.proved = now  # by its self-test
         slot.worker.info = info
@@ -182,7 +184,7 @@ class Core:
     def results(self, serial: int, message: wire.Message, now: float) -> None:
         """A worker has sent the results of its lease."""
         slot = self._by_serial.get(serial)
-        if slot is None or slot.worker is None or slot.worker.killed_for:
+        if slot is None or slot.worker is None or slot.doomed:
             return
         lease = slot.lease
         if lease is None or lease.id != message.tag:
@@ -242,8 +244,7 @@ class Core:
         """Take nothing new; what has been accepted is still done."""
         self._draining = True
         self.dispatcher.refusal = (Status.SHUTDOWN, "the supervisor is shutting down")
-        if not any(slot.serving for slot in self.slots):
-            self.dispatcher.fail_waiting(*self.dispatcher.refusal)
+        self._fail_if_none_is_left()
         self._tell("info", "draining", {"open_requests": self.open_requests, "at": now})
 
     # Time passes
@@ -300,7 +301,7 @@ class Core:
 
     def _lease(self, now: float) -> None:
         for slot in self.slots:
-            if slot.state is not SlotState.IDLE or slot.worker is None:
+            if slot.state is not SlotState.IDLE or slot.worker is None or slot.doomed:
                 continue
             if slot.live or slot.bulk or slot.closes:
                 lease = self.dispatcher.lease(slot, now)
@@ -330,7 +331,7 @@ class Core:
         return self._now - slot.worker.proved < STALE_CANARIES * self._config.health.canary_seconds
 
     def _is_doubtful(self, slot: Slot) -> bool:
-        """In a crash loop a worker's self-test proves nothing: those before it had passed it too."""
+        """In a crash loop a self-test proves nothing: the workers before had passed it too."""
         worker = slot.worker
         unproved = worker is not None and worker.proved == worker.ready
         return unproved and slot.fruitless >= DOUBTFUL_DEATHS
@@ -351,6 +352,8 @@ class Core:
         """Replace an idle worker that is to be recycled; its streams move."""
         worker = slot.worker
         if worker is None or worker.recycle is None or slot.state is not SlotState.IDLE:
+            return
+        if slot.doomed or self._draining:
             return
         slot.advance(SlotEvent.DRAIN)
         worker.killed_for = worker.recycle
@@ -403,7 +406,7 @@ class Core:
     def _staff(self, now: float) -> None:
         """Put ready spares into empty worker slots, and waiting requests into serving slots."""
         empty = [slot for slot in self.slots if not slot.spare and slot.state in EMPTY]
-        spares = [slot for slot in self.slots if slot.spare and slot.state is SlotState.IDLE]
+        spares = [s for s in self.slots if s.spare and s.state is SlotState.IDLE and not s.doomed]
         for slot, spare in zip(empty, spares, strict=False):
             self._promote(slot, spare, now)
         self.dispatcher.replace_lost()
@@ -417,16 +420,25 @@ class Core:
         spare.due = max(now, slot.due)  # the dead worker's backoff, so that none is left out
         slot.worker = worker
         slot.generation += 1
+        slot.boot_failures = slot.hopeless = 0
         slot.advance(SlotEvent.PROMOTED)
         self._by_serial[worker.serial] = slot
         self._tell("info", "spare_promoted", _facts(slot))
 
     def _give_up_if_none_can_start(self) -> None:
         """With every slot empty after boot failures, waiting is of no use: say why."""
-        if self.boot_error is None or self._draining:
+        if self._draining:
+            self._fail_if_none_is_left()
+            return
+        if self.boot_error is None:
             return
         if all(slot.state in EMPTY and slot.hopeless >= HOPELESS for slot in self.slots):
             self.dispatcher.refusal = (Status.BOOT, self.boot_error)
+            self.dispatcher.fail_waiting(*self.dispatcher.refusal)
+
+    def _fail_if_none_is_left(self) -> None:
+        """In a drain no worker is started: without any, what waits will not be done."""
+        if self.dispatcher.refusal and not any(slot.worker for slot in self.slots):
             self.dispatcher.fail_waiting(*self.dispatcher.refusal)
 
     def _kill(self, slot: Slot, reason: str, now: float, *, dump: bool) -> None:

@@ -8,23 +8,24 @@ queue; only the packet that was being decoded is blamed.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
 
 from opuspool import ops, wire
 from opuspool.errors import WireError
 from opuspool.ops import POISON
-from opuspool.streamformat import FORMATS, StreamFormat
+from opuspool.streamformat import FORMATS
 from opuspool.wire import Action, Answer, Flag, Result, Status, Step
-from opuspool_supervisor.journal import Journal, Trust
+from opuspool_supervisor import results
+from opuspool_supervisor.blame import Blame
+from opuspool_supervisor.journal import Trust
 from opuspool_supervisor.quarantine import Quarantine
+from opuspool_supervisor.records import Client, Lease, Loss, Request, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from opuspool.config import Config
-    from opuspool.recorder import Position
     from opuspool_supervisor.books import Books
     from opuspool_supervisor.slots import Slot
 
@@ -40,143 +41,11 @@ _OUTCOMES = {
 BULK_SHARE = 4
 """Of a lease, at least one part in this many is for bulk requests, if any wait."""
 
-FREE_KILLS = 4
-"""Deaths within the period for which a client is not slowed down."""
-
-KILL_PERIOD_SECONDS = 10.0
-FIRST_PENALTY_SECONDS = 0.05
-MAX_PENALTY_SECONDS = 1.0
+MAX_CLOSES = 4096
+"""Decoders that one lease destroys, at most."""
 
 RETRY_AFTER_SECONDS = 0.1
 """What an overloaded client is told to wait."""
-
-
-class ResultsError(Exception):
-    """A worker's results do not fit its lease."""
-
-
-@dataclass(slots=True, eq=False)
-class Client:
-    """A connected client.
-
-    Attributes:
-        key: its address on the front socket.
-        seen: monotonic time of its last sign of life.
-        kills: monotonic times of the latest deaths that its packets have caused.
-        penalty_until: until then, requests of its streams that kill are held back.
-    """
-
-    key: bytes
-    seen: float
-    streams: dict[int, Stream] = field(default_factory=dict)
-    kills: deque[float] = field(default_factory=deque)
-    penalty_until: float = 0.0
-
-
-@dataclass(slots=True, eq=False)
-class Stream:
-    """One decoder state.
-
-    Attributes:
-        key: its number among all streams of this supervisor.
-        resident: its decoder lives in its slot's present worker.
-        unsaved: operations leased since the last checkpoint was asked for.
-        pending: its requests that are not settled.
-        closing: to be dropped when nothing is pending.
-        deaths: workers that died decoding or rebuilding it since it last decoded anything.
-        trust: how much of its journal the next rebuild uses.
-        suspect: it has killed a worker, and decoded nothing since.
-        held: its requests that are held back.
-    """
-
-    key: int
-    client: Client
-    id: int
-    format: StreamFormat
-    journal: Journal = field(default_factory=Journal)
-    slot: Slot | None = None
-    resident: bool = False
-    unsaved: int = 0
-    pending: int = 0
-    closing: bool = False
-    deaths: int = 0
-    trust: Trust = Trust.ALL
-    suspect: bool = False
-    held: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """An accepted request until it is settled.
-
-    Attributes:
-        deadline: monotonic, seconds.
-        blame: deaths by operation, where it has caused any.
-        answered: its client has had its answer (by timeout; the packet may still be in hand).
-        alone: it may be what killed a worker, now or with a delay: it gets a lease of its own.
-    """
-
-    id: int
-    stream: Stream
-    count: int
-    blob: bytes
-    deadline: float
-    bulk: bool
-    leased: bool = False
-    answered: bool = False
-    alone: bool = False
-    blame: dict[int, float] | None = None
-
-    @property
-    def output_bytes(self) -> int:
-        """PCM that it may come to, at most."""
-        return self.count * self.stream.format.max_packet_pcm_bytes
-
-
-@dataclass(slots=True)
-class Lease:
-    """Requests bound to a slot's worker until reply, exit or deadline.
-
-    Attributes:
-        steps: what the worker is to do.
-        expects: of which steps a result must come, and for whom.
-        canary: no client's, but a known packet.
-        progress: the flight recorder's progress when last looked at.
-        moved: monotonic time at which it last moved.
-    """
-
-    id: int
-    moved: float
-    steps: list[tuple[Step, bytes]] = field(default_factory=list)
-    expects: list[tuple[int, Request | Stream]] = field(default_factory=list)
-    canary: bool = False
-    progress: int = -1
-
-    def requests(self) -> list[Request]:
-        """The requests in it, in their order."""
-        return [what for _, what in self.expects if isinstance(what, Request)]
-
-    def frames(self) -> wire.Frames:
-        """The lease as it goes to the worker."""
-        steps, payloads = zip(*self.steps, strict=True)
-        return wire.pack(wire.Kind.LEASE, steps, payloads, self.id)
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """How a slot lost its worker.
-
-    Attributes:
-        now: monotonic, seconds.
-        position: where its flight recorder says it was; None or lease 0: not decoding.
-        weight: how surely the packet in hand, and not something outside, killed it (0 to 1).
-        fresh: that lease was the worker's first.
-    """
-
-    now: float
-    position: Position | None = None
-    weight: float = 0.0
-    fresh: bool = False
 
 
 class Dispatcher:
@@ -204,6 +73,7 @@ class Dispatcher:
         self.unplaced: deque[Request] = deque()
         self.answers: dict[bytes, list[tuple[Answer, bytes]]] = defaultdict(list)
         self.quarantine = Quarantine(config.quarantine.packets, config.quarantine.ttl_seconds)
+        self._blame = Blame(config.requests.max_attempts, self.quarantine, books)
         self.refusal: tuple[Status, str] | None = None
         self.queued = 0
         self.in_flight = 0
@@ -240,22 +110,26 @@ class Dispatcher:
             status, message = refusal
             self._books.requests[_OUTCOMES[status]] += 1
             self.answers[client.key].append(_error_answer(record.id, status, message))
+            if stream is not None and record.flags & Flag.CLOSE:
+                stream.closing = True
+                self._drop_if_done(stream)
             return
         stream = stream or self._open(client, record)
+        stream.handing_over = False
         if len(self.quarantine):
             blob = self._sift(blob, record.ops, now)
-        bulk = bool(record.flags & Flag.BULK)
         deadline = now + record.timeout_ms / 1000
-        request = Request(record.id, stream, record.ops, blob, deadline, bulk)
+        request = Request(record.id, stream, record.ops, blob, deadline)
         stream.pending += 1
         if record.flags & Flag.CLOSE:
             stream.closing = True
         self.queued += 1
-        self._queued_bytes += len(blob)
+        self._queued_bytes += request.size
         self._queued_output += request.output_bytes
         if stream.held or (stream.suspect and client.penalty_until > now):
             stream.held += 1
-            self._held.append((client.penalty_until, request))
+            stream.held_until = max(stream.held_until, client.penalty_until)
+            self._held.append((stream.held_until, request))
             self._books.held_requests += 1
         else:
             self._place(request)
@@ -276,8 +150,9 @@ class Dispatcher:
             if stream is None and fits:
                 stream = self._open(client, record)
                 stream.journal.checkpoint = blob or None
+                stream.handing_over = True
                 self._books.streams_handed_over += 1
-        elif stream is not None:
+        elif stream is not None and stream.handing_over:
             try:
                 ops.words_of(blob, record.ops)
             except WireError:
@@ -287,6 +162,7 @@ class Dispatcher:
 
     def _open(self, client: Client, record: wire.Request) -> Stream:
         stream = Stream(next(self._keys), client, record.stream, FORMATS[record.format])
+        stream.bulk = bool(record.flags & Flag.BULK)
         client.streams[record.stream] = stream
         self.streams += 1
         return stream
@@ -332,7 +208,7 @@ class Dispatcher:
                 self.unplaced.append(request)
                 return
             self._bind(stream, slot)
-        (slot.bulk if request.bulk else slot.live).append(request)
+        (slot.bulk if stream.bulk else slot.live).append(request)
         slot.load += request.count
 
     def _choose(self) -> Slot | None:
@@ -380,7 +256,7 @@ class Dispatcher:
         most = max(serving, key=lambda slot: len(slot.streams))
         least = min(serving, key=lambda slot: len(slot.streams))
         surplus = (len(most.streams) - len(least.streams)) // 2
-        quiet = [stream for stream in most.streams if not stream.pending]
+        quiet = [s for s in most.streams if not s.pending and s.journal.exact]
         for stream in quiet[:surplus]:
             self._bind(stream, least)
             self._books.streams_moved += 1
@@ -394,15 +270,17 @@ class Dispatcher:
     def lease(self, slot: Slot, now: float) -> Lease | None:
         """Make the slot's next lease of what waits for it; None where nothing does."""
         lease = Lease(self.next_lease_id(), now)
-        for key in slot.closes:
+        for key in slot.closes[:MAX_CLOSES]:
             lease.steps.append((Step(key, 0, 0, 0, Action.CLOSE), b""))
-        slot.closes.clear()
+        del slot.closes[:MAX_CLOSES]
+        if slot.closes:
+            return lease
         queues = [slot.live, slot.bulk]
         if slot.bulk and slot.bulk[0].alone:
             queues.reverse()
         room = self._fill(lease, slot, queues[0], self._lease_packets, now)
         if not any(request.alone for request in lease.requests()):
-            room = max(room, self._lease_packets // BULK_SHARE)
+            room = max(room, self._lease_packets // BULK_SHARE, 1)
             self._fill(lease, slot, queues[1], room, now)
         return lease if lease.steps else None
 
@@ -410,7 +288,7 @@ class Dispatcher:
         steps = lease.steps
         while queue and room > 0:
             request = queue[0]
-            if request.alone and lease.expects:
+            if lease.expects and (request.alone or not _fits(lease, request)):
                 break
             queue.popleft()
             if not request.answered and request.deadline <= now:
@@ -420,6 +298,8 @@ class Dispatcher:
                 self._forget(request)
                 continue
             stream = request.stream
+            if len(self.quarantine):
+                request.blob = self._sift(request.blob, request.count, now)
             if not stream.resident:
                 self._rebuild(stream, steps)
             step = Step(
@@ -456,7 +336,7 @@ class Dispatcher:
             ResultsError: they do not fit the lease; nothing of them has been used.
         """
         payloads = message.payloads()
-        _check_results(lease, message.records, payloads)
+        results.check(lease, message.records, payloads)
         for (_, what), result, payload in zip(
             lease.expects, message.records, payloads, strict=True
         ):
@@ -479,6 +359,8 @@ class Dispatcher:
         if decoded and stream.deaths:
             stream.journal.commit(stream.trust)
             stream.deaths = 0
+            stream.died_at = ()
+            stream.gave_up = False
             stream.trust = Trust.ALL
         stream.journal.settle(request.blob, request.count, self._journal_packets)
         self._books.packets_decoded += decoded
@@ -489,9 +371,11 @@ class Dispatcher:
         self._forget(request)
 
     def _save(self, stream: Stream, checkpoint: bytes) -> None:
-        if checkpoint:
-            stream.journal.save(checkpoint)
-            self._books.checkpoints += 1
+        if not checkpoint:
+            return
+        stream.journal.save(checkpoint)
+        self._books.checkpoints += 1
+        if stream.client.streams.get(stream.id) is stream:
             copy = Answer(stream.id, len(checkpoint), 0, Status.CHECKPOINT)
             self.answers[stream.client.key].append((copy, checkpoint))
 
@@ -506,7 +390,7 @@ class Dispatcher:
         blamed: Stream | None = None
         requests: list[Request] = []
         if lease is not None:
-            blamed = self._blame(lease, loss)
+            blamed = self._blame.lay(lease, loss)
             requests = lease.requests()
             for request in requests:
                 request.leased = False
@@ -544,65 +428,17 @@ class Dispatcher:
             slot.load += request.count
             heads[slot].append(request)
         for slot, requests in heads.items():
-            slot.live.extendleft([r for r in reversed(requests) if not r.bulk])
-            slot.bulk.extendleft([r for r in reversed(requests) if r.bulk])
-
-    def _blame(self, lease: Lease, loss: Loss) -> Stream | None:
-        """Blame the operation that the flight recorder names; returns its stream."""
-        position = loss.position
-        if position is None or position.lease != lease.id or position.record >= len(lease.steps):
-            return None
-        if loss.weight == 1:
-            for step, what in lease.expects:
-                if isinstance(what, Request) and step <= position.record:
-                    what.alone = True
-        expected = dict(lease.expects).get(position.record)
-        if isinstance(expected, Request):
-            stream = expected.stream
-            fatal = self._blame_operation(expected, position.op, loss)
-        else:
-            found = self._stream_of(lease, lease.steps[position.record][0].stream)
-            if found is None:
-                return None
-            stream, fatal = found, False
-        if loss.weight == 1:
-            stream.deaths += 1
-            stream.trust = _trust(stream, fatal=fatal)
-            stream.suspect = True
-            _punish(stream.client, loss.now)
-        return stream
-
-    def _blame_operation(self, request: Request, index: int, loss: Loss) -> bool:
-        """Note a death of one operation; True where its attempts are used up by it."""
-        if index >= request.count:
-            return False
-        blame = request.blame = request.blame or {}
-        blame[index] = blame.get(index, 0.0) + loss.weight
-        if blame[index] < self._config.requests.max_attempts:
-            return False
-        packet = ops.unpack(request.blob, request.count)[index].packet
-        if loss.fresh:  # nothing else can have damaged that worker: other streams are warned
-            self.quarantine.add(packet, loss.now)
-        self._queued_bytes -= len(request.blob)
-        request.blob = ops.poisoned(request.blob, request.count, index)
-        self._queued_bytes += len(request.blob)
-        self._books.poison_packets += 1
-        return True
-
-    def _stream_of(self, lease: Lease, key: int) -> Stream | None:
-        for _, what in lease.expects:
-            stream = what if isinstance(what, Stream) else what.stream
-            if stream.key == key:
-                return stream
-        return None
+            slot.live.extendleft([r for r in reversed(requests) if not r.stream.bulk])
+            slot.bulk.extendleft([r for r in reversed(requests) if r.stream.bulk])
 
     # Ends
 
     def expire(self, now: float) -> None:
-        """Answer every request whose deadline has passed."""
+        """Answer every request whose deadline has passed; forget those that wait."""
         for request in self.open_requests():
             if not request.answered and request.deadline <= now:
                 self._time_out(request)
+        self._forget_answered()
 
     def fail_waiting(self, status: Status, message: str) -> None:
         """Answer every request that waits for a slot with an error."""
@@ -621,19 +457,39 @@ class Dispatcher:
         client = self.clients.pop(key, None)
         if client is None:
             return
-        gone = [r for r in self.open_requests() if r.stream.client is client and not r.answered]
-        for request in gone:
-            self._finish(request, "abandoned")
-        for request in [r for r in self.unplaced if r.stream.client is client]:
-            self.unplaced.remove(request)
-            self._forget(request)
-        for pair in [pair for pair in self._held if pair[1].stream.client is client]:
-            self._held.remove(pair)
-            self._forget(pair[1])
-        for stream in list(client.streams.values()):
+        for request in self.open_requests():
+            if request.stream.client is client and not request.answered:
+                self._finish(request, "abandoned")
+        streams = list(client.streams.values())
+        client.streams.clear()
+        self.streams -= len(streams)
+        for stream in streams:
             stream.closing = True
             self._drop_if_done(stream)
+        self._forget_answered()
         self.answers.pop(key, None)
+
+    def _forget_answered(self) -> None:
+        """Take requests that have had their answer out of where they wait."""
+        self.unplaced = self._without_answered(self.unplaced)
+        for slot in self._slots:
+            before = [*slot.live, *slot.bulk]
+            slot.live = self._without_answered(slot.live)
+            slot.bulk = self._without_answered(slot.bulk)
+            kept = {id(request) for request in (*slot.live, *slot.bulk)}
+            slot.load -= sum(request.count for request in before if id(request) not in kept)
+        for pair in [pair for pair in self._held if pair[1].answered]:
+            self._held.remove(pair)
+            pair[1].stream.held -= 1
+            self._forget(pair[1])
+
+    def _without_answered(self, queue: deque[Request]) -> deque[Request]:
+        answered = [request for request in queue if request.answered]
+        if not answered:
+            return queue
+        for request in answered:
+            self._forget(request)
+        return deque(request for request in queue if not request.answered)
 
     def open_requests(self) -> Iterable[Request]:
         """All requests that are not settled, wherever they are."""
@@ -666,7 +522,7 @@ class Dispatcher:
 
     def _forget(self, request: Request) -> None:
         """The request is settled or will never run: its stream need not wait for it."""
-        self._queued_bytes -= len(request.blob)
+        self._queued_bytes -= request.size
         self._queued_output -= request.output_bytes
         stream = request.stream
         stream.pending -= 1
@@ -674,50 +530,19 @@ class Dispatcher:
             self._drop_if_done(stream)
 
     def _drop_if_done(self, stream: Stream) -> None:
-        if stream.pending > 0 or stream.client.streams.get(stream.id) is not stream:
+        if stream.pending > 0:
             return
         self._unbind(stream)
-        del stream.client.streams[stream.id]
-        self.streams -= 1
+        if stream.client.streams.get(stream.id) is stream:
+            del stream.client.streams[stream.id]
+            self.streams -= 1
 
 
-def _punish(client: Client, now: float) -> None:
-    """Note a death that a client's packet has caused; when they come thick, slow it down."""
-    kills = client.kills
-    kills.append(now)
-    while kills[0] <= now - KILL_PERIOD_SECONDS:
-        kills.popleft()
-    if len(kills) > FREE_KILLS:
-        seconds = FIRST_PENALTY_SECONDS * 2 ** min(len(kills) - FREE_KILLS, 10)
-        client.penalty_until = now + min(seconds, MAX_PENALTY_SECONDS)
-
-
-def _trust(stream: Stream, *, fatal: bool) -> Trust:
-    """How much of the journal to use after one more death of a stream's worker.
-
-    Where the packet in hand has used up its attempts, it is guilty and the journal is not.
-    """
-    if fatal or stream.deaths < 2:
-        return Trust.ALL
-    if stream.deaths == 2 and stream.journal.checkpoint is not None:
-        return Trust.LOG
-    return Trust.NOTHING
-
-
-def _check_results(lease: Lease, results: list[Result], payloads: list[bytes]) -> None:
-    if len(results) != len(lease.expects):
-        raise ResultsError(f"{len(results)} results where {len(lease.expects)} are due")
-    for (step, what), result, payload in zip(lease.expects, results, payloads, strict=True):
-        if result.step != step:
-            raise ResultsError(f"a result of step {result.step} where step {step} is due")
-        if isinstance(what, Request):
-            if result.ops != what.count or result.status > Status.FAILED_OPS:
-                raise ResultsError(f"step {step}: not the outcome of {what.count} operations")
-            fmt = what.stream.format
-            try:
-                ops.check_outcome(payload, what.count, fmt.frame_bytes, fmt.capacity)
-            except WireError as error:
-                raise ResultsError(str(error)) from None
+def _fits(lease: Lease, request: Request) -> bool:
+    """Whether a request, with the rebuild that it may need, fits into a lease's message."""
+    stream = request.stream
+    rebuild = 0 if stream.resident else 1 + len(stream.journal.entries)
+    return len(lease.steps) + rebuild + 2 <= wire.MAX_RECORDS
 
 
 def _error_answer(request_id: int, status: Status, message: str) -> tuple[Answer, bytes]:

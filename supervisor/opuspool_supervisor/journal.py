@@ -14,7 +14,7 @@ from opuspool.journal import Log
 from opuspool.wire import Action, Step
 
 if TYPE_CHECKING:
-    from opuspool_supervisor.dispatch import Stream
+    from opuspool_supervisor.records import Stream
 
 
 class Trust(IntEnum):
@@ -50,6 +50,8 @@ class Journal(Log):
             steps = [(Step(key, size, 0, code, Action.RESTORE), self.checkpoint)]
         else:
             steps = [(Step(key, 0, 0, code, Action.OPEN), b"")]
+            if self.gain is not None and (trust is not Trust.ALL or not self.exact):
+                steps.append((Step(key, len(self.gain), 1, code, Action.REPLAY), self.gain))
         if trust is not Trust.NOTHING:
             for blob, count in self.entries:
                 steps.append((Step(key, len(blob), count, code, Action.REPLAY), blob))

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 HANDSHAKE_MS = 5000
 """A peer that does not finish ZeroMQ's handshake in this time is dropped."""
 
+UNREAD_MESSAGES = 32
+"""Of what a client does not read, ZeroMQ holds so many messages; the outbox holds the rest."""
+
 RESERVED_DESCRIPTORS = 32
 """With fewer left no new client is taken: libzmq aborts where accept() on ipc finds none."""
 
@@ -114,6 +117,7 @@ def _listen(
     used = keys if files is None else None
     gate = curve.ZapGate(context, used) if used else None
     front = _socket(context, used)
+    front.setsockopt(zmq.SNDHWM, UNREAD_MESSAGES)
     back = _socket(context, used)
     with _private_files():
         for socket, where in ((front, address), (back, back_address)):

@@ -18,6 +18,7 @@ from opuspool.errors import WireError
 from opuspool.wire import Kind, Status
 from opuspool_supervisor import status
 from opuspool_supervisor.core import Core, Death, Kill, Report, Retire, SendLease, Spawn, Tell
+from opuspool_supervisor.outbox import Outbox
 from opuspool_supervisor.process import Processes, WorkerLaunch
 from opuspool_supervisor.reporter import Reporter
 
@@ -67,6 +68,7 @@ class Supervisor:
         self._started = time.monotonic()
         self._identities: dict[bytes, int] = {}
         self._addresses: dict[int, bytes] = {}
+        self._outbox = Outbox(listener.front)
         self._signals: deque[int] = deque()
         self._stop_at: float | None = None
         self._next_measure = 0.0
@@ -121,7 +123,7 @@ class Supervisor:
 
     def _wait(self) -> dict[Any, int]:
         core = self._core
-        moving = core.open_requests or self._stop_at or core.health != "ok"
+        moving = core.open_requests or self._stop_at or self._outbox or core.health != "ok"
         return dict(self._poller.poll(BUSY_WAIT_MS if moving else QUIET_WAIT_MS))
 
     def _react(self, ready: dict[Any, int]) -> None:
@@ -210,6 +212,7 @@ class Supervisor:
             self._send(address, wire.pack_json(Kind.REPORT, report, message.tag))
         elif message.kind is Kind.BYE:
             dispatcher.drop_client(address)
+            self._outbox.forget(address)
         else:
             self._core.books.protocol_errors += 1
 
@@ -233,16 +236,23 @@ class Supervisor:
     def _send_answers(self) -> None:
         answers = self._core.dispatcher.answers
         while answers:
-            address, pairs = answers.popitem()
-            records, payloads = zip(*pairs, strict=True)
-            self._send(address, wire.pack(Kind.ANSWERS, records, payloads))
+            self._outbox.put(*answers.popitem())
+        self._outbox.keep(self._core.dispatcher.clients)
+        for address, why in self._outbox.send().items():
+            self._drop(address, why)
 
     def _send(self, address: bytes, frames: wire.Frames) -> None:
         try:
             self._listener.front.send_multipart([address, *frames], zmq.NOBLOCK)
-        except zmq.ZMQError as error:  # gone, or it does not read
-            self._core.dispatcher.drop_client(address)
-            self._log.info("client_dropped", client=address.hex(), why=error.strerror)
+        except zmq.Again:  # it does not read; what it has asked for goes without
+            return
+        except zmq.ZMQError as error:  # it is gone
+            self._drop(address, error.strerror)
+
+    def _drop(self, address: bytes, why: str) -> None:
+        self._outbox.forget(address)
+        self._core.dispatcher.drop_client(address)
+        self._log.info("client_dropped", client=address.hex(), why=why)
 
     # Workers
 

@@ -39,6 +39,7 @@ class WorkerLaunch:
     own_directory: bool
     curve: dict[str, str]
     identity: str = ""
+    group: int = 0
     recorder_fd: int = -1
     fault_fd: int = -1
 
@@ -155,8 +156,14 @@ class Processes:
                 return
 
     def _start(self, identity: bytes, fds: tuple[int, int]) -> subprocess.Popen[bytes]:
-        launch = replace(self._launch, identity=identity.hex(), recorder_fd=fds[0], fault_fd=fds[1])
         popen = self._popen(fds)
+        launch = replace(
+            self._launch,
+            identity=identity.hex(),
+            group=self._group,
+            recorder_fd=fds[0],
+            fault_fd=fds[1],
+        )
         if popen.stdin is not None:
             with suppress(BrokenPipeError):  # it died at once; its exit tells why
                 popen.stdin.write(_line(asdict(launch)))

@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from opuspool_supervisor.dispatch import Lease, Request, Stream
+    from opuspool_supervisor.records import Lease, Request, Stream
 
 
 class SlotState(StrEnum):
@@ -171,4 +171,9 @@ class Slot:
     @property
     def serving(self) -> bool:
         """Whether streams may be placed here."""
-        return self.state in SERVING and not self.spare
+        return self.state in SERVING and not self.spare and not self.doomed
+
+    @property
+    def doomed(self) -> bool:
+        """Whether its worker is being killed: what it still says does not count."""
+        return self.worker is not None and self.worker.killed_for is not None

@@ -61,7 +61,7 @@ def _slot(slot: Slot, now: float) -> dict[str, Any]:
 
 
 def rss(pid: int) -> int:
-    """A process's resident memory, bytes; 0 where it cannot be told: it is gone, or files are out."""
+    """A process's resident memory, bytes; 0 where it is gone or descriptors are out."""
     with suppress(psutil.Error, OSError):
         return int(psutil.Process(pid).memory_info().rss)
     return 0

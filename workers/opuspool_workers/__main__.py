@@ -56,8 +56,8 @@ def _clear_up(config: WorkerSettings) -> None:
     """The supervisor was killed: remove its sockets, and the other workers, hung or stopped."""
     if config.socket:
         RunFiles(Path(config.socket), config.own_directory).sweep()
-    if sys.platform != "win32":
-        os.killpg(os.getpgrp(), signal.SIGKILL)
+    if sys.platform != "win32" and config.group == os.getpgrp():
+        os.killpg(config.group, signal.SIGKILL)
 
 
 def _serve(config: WorkerSettings, watch: ParentWatch) -> ExitCode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import zmq
@@ -101,7 +102,7 @@ class LeaseRunner:
         try:
             self.decoders[step.stream].import_state(self._relocator.unpack(payload))
         except ValueError as error:  # libopus was replaced on disk: the journal alone serves
-            os.write(2, f"opuspool-worker: checkpoint not used: {error}\n".encode())
+            _say(f"checkpoint not used: {error}")
 
     def _replay(self, _index: int, step: Step, payload: bytes) -> None:
         self._run(step, payload, keep=False)
@@ -209,5 +210,10 @@ class Server:
 
 def _leave_at_once(error: OSError) -> None:
     """Windows: ctypes caught an access violation; the heap is not to be trusted any more."""
-    os.write(2, f"opuspool-worker: {error}\n".encode())
+    _say(f"{error}")
     os._exit(ExitCode.FAULT)
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # nobody may be reading
+        os.write(2, f"opuspool-worker: {text}\n".encode())

@@ -20,6 +20,7 @@ class WorkerSettings:
         libopus: path of the library to load; empty: search.
         socket: path of the supervisor's socket, to sweep when it is gone; empty on tcp.
         own_directory: whether the socket's directory is the supervisor's own.
+        group: the process group of this supervisor's workers, 0: none; an orphan ends it.
         curve: CURVE keys for tcp, as `curve.CurveKeys.for_peer` gives them; empty on ipc.
     """
 
@@ -31,6 +32,7 @@ class WorkerSettings:
     socket: str
     own_directory: bool
     curve: dict[str, str]
+    group: int = 0
 
 
 def read() -> WorkerSettings:

@@ -1,0 +1,138 @@
+"""Blame: which packet killed a worker, and what follows for its stream and client; pure.
+
+Two deaths at the same place of a stream's work, or one after a packet that had to be given up,
+are the stream's own doing; deaths at different places are chance.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opuspool import ops
+from opuspool.ops import OpKind
+from opuspool.wire import Action
+from opuspool_supervisor.journal import Trust
+from opuspool_supervisor.records import Request, Stream
+
+if TYPE_CHECKING:
+    from opuspool.recorder import Position
+    from opuspool_supervisor.books import Books
+    from opuspool_supervisor.quarantine import Quarantine
+    from opuspool_supervisor.records import Client, Lease, Loss
+
+FREE_KILLS = 4
+"""Deaths within the period for which a client is not slowed down."""
+
+KILL_PERIOD_SECONDS = 10.0
+FIRST_PENALTY_SECONDS = 0.05
+MAX_PENALTY_SECONDS = 1.0
+
+
+class Blame:
+    """Finds the packet in hand at a death and notes what it has done.
+
+    Args:
+        max_attempts: deaths after which a packet is poison.
+        quarantine: told of poison that is surely to blame.
+        books: counts poison.
+    """
+
+    def __init__(self, max_attempts: int, quarantine: Quarantine, books: Books) -> None:
+        self._max_attempts = max_attempts
+        self._quarantine = quarantine
+        self._books = books
+
+    def lay(self, lease: Lease, loss: Loss) -> Stream | None:
+        """Blame the operation that the flight recorder names; returns its stream.
+
+        What had been executed by then may have done the damage: it gets leases of its own.
+        """
+        position = loss.position
+        if position is None or position.lease != lease.id or position.record >= len(lease.steps):
+            return None
+        request, stream = _in_hand(lease, position.record)
+        if stream is None:
+            return None
+        fatal = request is not None and self._operation(request, position.op, loss)
+        if loss.weight == 1:
+            _isolate(lease, position.record)
+            _suspect(stream, _place(lease, stream, request, position), fatal=fatal)
+            _punish(stream.client, loss.now)
+        return stream
+
+    def _operation(self, request: Request, index: int, loss: Loss) -> bool:
+        """Note a death of one operation; True where its attempts are used up by it."""
+        if index >= request.count or request.kind(index) == OpKind.POISONED:
+            return False
+        blame = request.blame = request.blame or {}
+        blame[index] = blame.get(index, 0.0) + loss.weight
+        if blame[index] < self._max_attempts:
+            return False
+        if loss.fresh:  # nothing else can have damaged that worker: other streams are warned
+            packet = ops.unpack(request.blob, request.count)[index].packet
+            self._quarantine.add(packet, loss.now)
+        request.blob = ops.poisoned(request.blob, request.count, index)
+        self._books.poison_packets += 1
+        return True
+
+
+def _in_hand(lease: Lease, record: int) -> tuple[Request | None, Stream | None]:
+    """The request that a step runs, if it runs one, and the step's stream."""
+    expected = dict(lease.expects).get(record)
+    if isinstance(expected, Request):
+        return expected, expected.stream
+    key = lease.steps[record][0].stream
+    for _, what in lease.expects:
+        stream = what if isinstance(what, Stream) else what.stream
+        if stream.key == key:
+            return None, stream
+    return None, None
+
+
+def _place(
+    lease: Lease, stream: Stream, request: Request | None, position: Position
+) -> tuple[int, ...]:
+    """Where in a stream's work it died; every attempt has the same places.
+
+    A death in the making of the decoder is no chance: its place is that of the death before.
+    """
+    if request is not None:
+        return request.id, position.op
+    record = position.record
+    if lease.steps[record][0].action in {Action.RESTORE, Action.OPEN}:
+        return stream.died_at
+    first = next(n for n, (step, _) in enumerate(lease.steps) if step.stream == stream.key)
+    return 0, record - first, position.op
+
+
+def _isolate(lease: Lease, record: int) -> None:
+    for step, what in lease.expects:
+        if isinstance(what, Request) and step <= record:
+            what.alone = True
+
+
+def _suspect(stream: Stream, place: tuple[int, ...], *, fatal: bool) -> None:
+    """Note a death of a stream's worker, and how far its journal is to be trusted now.
+
+    Where the packet in hand has used up its attempts, it is guilty and the journal is not.
+    """
+    again = stream.died_at == place or stream.gave_up or stream.trust is not Trust.ALL
+    stream.deaths = stream.deaths + 1 if again else 1
+    stream.died_at = place
+    stream.gave_up = fatal
+    stream.suspect = True
+    if stream.deaths < 2 or (fatal and stream.trust is Trust.ALL):
+        return
+    with_checkpoint = stream.trust is Trust.ALL and stream.journal.checkpoint is not None
+    stream.trust = Trust.LOG if with_checkpoint else Trust.NOTHING
+
+
+def _punish(client: Client, now: float) -> None:
+    """Note a death that a client's packet has caused; when they come thick, slow it down."""
+    kills = client.kills
+    kills.append(now)
+    while kills[0] <= now - KILL_PERIOD_SECONDS:
+        kills.popleft()
+    if len(kills) > FREE_KILLS:
+        seconds = FIRST_PENALTY_SECONDS * 2 ** min(len(kills) - FREE_KILLS, 10)
+        client.penalty_until = now + min(seconds, MAX_PENALTY_SECONDS)

@@ -1,0 +1,101 @@
+"""Answers on their way to clients: what a client does not take waits here, within a limit."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import zmq
+
+from opuspool import wire
+from opuspool.wire import Answer, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+MESSAGE_BYTES = 1 << 20
+"""A message is closed when it has as many bytes of payload."""
+
+WAITING_BYTES = 64 << 20
+"""A client for which more than this waits does not read: it is dropped."""
+
+MESSAGE_COST = 1024
+"""What a waiting message costs beside its payload, bytes."""
+
+Pairs = list[tuple[Answer, bytes]]
+
+
+class Outbox:
+    """Sends each client its answers, in their order, as fast as it takes them.
+
+    ZeroMQ's own queue is short (`listen.UNREAD_MESSAGES`), since it counts messages, not bytes.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+        self._waiting: dict[bytes, deque[wire.Frames]] = {}
+        self._bytes: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, address: bytes, pairs: Pairs) -> None:
+        """Add a client's answers to what waits for it."""
+        queue = self._waiting.setdefault(address, deque())
+        for frames in _messages(pairs):
+            queue.append(frames)
+            self._bytes[address] = self._bytes.get(address, 0) + _cost(frames)
+
+    def send(self) -> dict[bytes, str]:
+        """Send what the clients take; returns those that have to be dropped, and why."""
+        lost: dict[bytes, str] = {}
+        for address in list(self._waiting):
+            reason = self._send(address)
+            if reason is None and self._bytes.get(address, 0) > WAITING_BYTES:
+                reason = "it does not read its answers"
+            if reason is not None:
+                self.forget(address)
+                lost[address] = reason
+        return lost
+
+    def forget(self, address: bytes) -> None:
+        """Throw away what waits for a client."""
+        self._waiting.pop(address, None)
+        self._bytes.pop(address, None)
+
+    def keep(self, clients: Collection[bytes]) -> None:
+        """Throw away what waits for others than these clients."""
+        for address in [address for address in self._waiting if address not in clients]:
+            self.forget(address)
+
+    def _send(self, address: bytes) -> str | None:
+        queue = self._waiting[address]
+        while queue:
+            try:
+                self._socket.send_multipart([address, *queue[0]], zmq.NOBLOCK)
+            except zmq.Again:
+                return None
+            except zmq.ZMQError as error:  # it is gone
+                return error.strerror
+            self._bytes[address] -= _cost(queue.popleft())
+        self.forget(address)
+        return None
+
+
+def _messages(pairs: Pairs) -> Iterator[wire.Frames]:
+    records: list[Answer] = []
+    payloads: list[bytes] = []
+    size = 0
+    for record, payload in pairs:
+        records.append(record)
+        payloads.append(payload)
+        size += len(payload)
+        if size >= MESSAGE_BYTES or len(records) == wire.MAX_RECORDS:
+            yield wire.pack(Kind.ANSWERS, records, payloads)
+            records, payloads, size = [], [], 0
+    if records:
+        yield wire.pack(Kind.ANSWERS, records, payloads)
+
+
+def _cost(frames: wire.Frames) -> int:
+    return sum(map(len, frames)) + MESSAGE_COST

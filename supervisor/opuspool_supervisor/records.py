@@ -1,0 +1,158 @@
+"""What the dispatcher keeps: clients, streams, requests, leases; pure data."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from opuspool import wire
+from opuspool_supervisor.journal import Journal, Trust
+
+if TYPE_CHECKING:
+    from opuspool.recorder import Position
+    from opuspool.streamformat import StreamFormat
+    from opuspool.wire import Step
+    from opuspool_supervisor.slots import Slot
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """A connected client.
+
+    Attributes:
+        key: its address on the front socket.
+        seen: monotonic time of its last sign of life.
+        kills: monotonic times of the latest deaths that its packets have caused.
+        penalty_until: until then, requests of its streams that kill are held back.
+    """
+
+    key: bytes
+    seen: float
+    streams: dict[int, Stream] = field(default_factory=dict)
+    kills: deque[float] = field(default_factory=deque)
+    penalty_until: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One decoder state.
+
+    Attributes:
+        key: its number among all streams of this supervisor.
+        resident: its decoder lives in its slot's present worker.
+        unsaved: operations leased since the last checkpoint was asked for.
+        pending: its requests that are not settled.
+        closing: to be dropped when nothing is pending.
+        deaths: workers that died at the same place of its work, since it last decoded anything.
+        trust: how much of its journal the next rebuild uses.
+        died_at: where in its work the last of them died.
+        gave_up: a packet was given up at that death.
+        suspect: it has killed a worker, and decoded nothing since.
+        bulk: not live: may wait behind live streams; as its first request says.
+        handing_over: its log is still coming from its client.
+        held: its requests that are held back.
+        held_until: monotonic; until when the last of them is.
+    """
+
+    key: int
+    client: Client
+    id: int
+    format: StreamFormat
+    journal: Journal = field(default_factory=Journal)
+    slot: Slot | None = None
+    resident: bool = False
+    unsaved: int = 0
+    pending: int = 0
+    closing: bool = False
+    deaths: int = 0
+    trust: Trust = Trust.ALL
+    died_at: tuple[int, ...] = ()
+    gave_up: bool = False
+    suspect: bool = False
+    bulk: bool = False
+    handing_over: bool = False
+    held: int = 0
+    held_until: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """An accepted request until it is settled.
+
+    Attributes:
+        deadline: monotonic, seconds.
+        blame: deaths by operation, where it has caused any.
+        answered: its client has had its answer (by timeout; the packet may still be in hand).
+        size: bytes of its blob as it came, for the queue's limit.
+        alone: it may be what killed a worker, now or with a delay: it gets a lease of its own.
+    """
+
+    id: int
+    stream: Stream
+    count: int
+    blob: bytes
+    deadline: float
+    leased: bool = False
+    answered: bool = False
+    alone: bool = False
+    size: int = field(init=False)
+    blame: dict[int, float] | None = None
+
+    def __post_init__(self) -> None:
+        self.size = len(self.blob)
+
+    def kind(self, index: int) -> int:
+        """The kind of one of its operations."""
+        return self.blob[4 * index + 3]
+
+    @property
+    def output_bytes(self) -> int:
+        """PCM that it may come to, at most."""
+        return self.count * self.stream.format.max_packet_pcm_bytes
+
+
+@dataclass(slots=True)
+class Lease:
+    """Requests bound to a slot's worker until reply, exit or deadline.
+
+    Attributes:
+        steps: what the worker is to do.
+        expects: of which steps a result must come, and for whom.
+        canary: no client's, but a known packet.
+        progress: the flight recorder's progress when last looked at.
+        moved: monotonic time at which it last moved.
+    """
+
+    id: int
+    moved: float
+    steps: list[tuple[Step, bytes]] = field(default_factory=list)
+    expects: list[tuple[int, Request | Stream]] = field(default_factory=list)
+    canary: bool = False
+    progress: int = -1
+
+    def requests(self) -> list[Request]:
+        """The requests in it, in their order."""
+        return [what for _, what in self.expects if isinstance(what, Request)]
+
+    def frames(self) -> wire.Frames:
+        """The lease as it goes to the worker."""
+        steps, payloads = zip(*self.steps, strict=True)
+        return wire.pack(wire.Kind.LEASE, steps, payloads, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """How a slot lost its worker.
+
+    Attributes:
+        now: monotonic, seconds.
+        position: where its flight recorder says it was; None or lease 0: not decoding.
+        weight: how surely the packet in hand, and not something outside, killed it (0 to 1).
+        fresh: that lease was the worker's first.
+    """
+
+    now: float
+    position: Position | None = None
+    weight: float = 0.0
+    fresh: bool = False

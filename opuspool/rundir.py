@@ -93,12 +93,14 @@ class RunFiles:
             with suppress(OSError):
                 self.socket.parent.rmdir()
 
-    def sweep(self) -> None:
-        """Remove what a dead supervisor left, unless one is alive there."""
+    def sweep(self) -> bool:
+        """Remove what a dead supervisor left; False: another does it, or one is alive there."""
         fd = try_lock(self.lock, create=False)
-        if fd is not None:
-            self.remove()
-            os.close(fd)
+        if fd is None:
+            return False
+        self.remove()
+        os.close(fd)
+        return True
 
 
 def try_lock(path: Path, *, create: bool) -> int | None:

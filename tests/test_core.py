@@ -262,6 +262,43 @@ def test_without_a_spare_another_worker_takes_over() -> None:
     assert decoded(made, one, "c").payload.endswith(pcm_of("ac"))
 
 
+@pytest.mark.parametrize("bulk", [False, True])
+def test_what_a_dead_worker_had_goes_to_the_head_of_the_queue(bulk: bool) -> None:
+    """Before what waits for the worker that takes over, and before what waits for any."""
+    made = world(count=2, requests={"lease_packets": 1})
+    one, two = made.stream(bulk=bulk), made.stream(bulk=bulk)
+    for letter in "ab":
+        made.send(one, packets(letter))
+        made.send(two, packets(letter.upper()))
+    made.turn()
+    made.die(made.worker_of(one), "killed")
+    made.turn()
+    survivor = made.worker_of(two)
+    seen = []
+    for _ in range(4):
+        seen.append(steps(survivor)[-1])
+        made.finish(survivor)
+        made.turn()
+    assert seen == ["DECODE A", "DECODE a", "DECODE b", "DECODE B"]
+
+
+def test_a_dead_workers_requests_go_before_those_that_wait_for_any_worker() -> None:
+    """With nobody to take over, new requests line up behind them."""
+    made = world(requests={"lease_packets": 1})
+    made.send(made.stream(), packets("a"))
+    made.turn()
+    made.send(made.stream(), packets("b"))
+    made.die(only(made), "killed")
+    made.send(made.stream(), packets("c"))
+    made.boot()
+    seen = []
+    for _ in range(3):
+        seen.append(steps(only(made))[-1])
+        made.finish(only(made))
+        made.turn()
+    assert seen == ["DECODE a", "DECODE b", "DECODE c"]
+
+
 def test_a_death_while_idle_blames_nobody() -> None:
     """Its streams move; no packet has an attempt less."""
     made = world(spares=1)
@@ -478,16 +515,19 @@ def decoded_after_boot(made: World, track: Track, text: str) -> bytes:
     return sent.payload
 
 
-def test_poison_leaves_the_journal_trusted() -> None:
+@pytest.mark.parametrize("attempts", [1, 2, 3, 4])
+@pytest.mark.parametrize("checkpoint", [0, 2])
+def test_poison_leaves_the_journal_trusted(attempts: int, checkpoint: int) -> None:
     """The packet is guilty, and its stream goes on bit for bit."""
-    made = world(spares=1, recovery={"checkpoint_packets": 2})
+    recovery: dict[str, object] = {"checkpoint_packets": checkpoint}
+    made = world(spares=1, recovery=recovery, requests={"max_attempts": attempts})
     track = made.stream()
     decoded(made, track, "abc")
     sent = made.send(track, [KILL, *packets("d")])
     made.work(20, seconds=0.2)
     assert sent.results == (POISON, SAMPLES)
     assert sent.payload.endswith(pcm_of("abcd"))
-    assert made.books.inexact_rebuilds == 0
+    assert made.core_stream(track).journal.exact
 
 
 def test_closes_without_number_fit_into_leases() -> None:
@@ -501,6 +541,19 @@ def test_closes_without_number_fit_into_leases() -> None:
         message = wire.parse(lease.frames())
         seen += [step.action for step in message.records]
     assert seen == [*[Action.CLOSE] * (wire.MAX_RECORDS + 100), Action.OPEN, Action.DECODE]
+
+
+def test_the_bytes_of_a_rebuild_fit_into_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long packets are no way to make a lease that no worker can read."""
+    made = world(recovery={"checkpoint_packets": 0})
+    tracks = [made.stream() for _ in range(8)]
+    sent = [made.send(track, [packet(b"a" * 900)]) for track in tracks for _ in range(3)]
+    made.work(3)
+    sent += [made.send(track, packets("b")) for track in tracks]
+    monkeypatch.setattr(wire, "MAX_DATA_BYTES", 10_000)
+    made.die(only(made), "killed")
+    made.work(20)
+    assert {one.status for one in sent} == {Status.OK}
 
 
 def test_a_log_without_checkpoints_fits_into_leases() -> None:
@@ -778,6 +831,29 @@ def test_processes_that_cannot_be_started_are_boot_failures() -> None:
     made.spawn_error = ""
     made.work(50, seconds=0.2)
     decoded(made, made.stream(), "a")
+
+
+@pytest.mark.parametrize("how", ["drain", "boot"])
+def test_a_request_that_is_held_back_is_told_too(how: str) -> None:
+    """Where waiting is of no use, it does not wait."""
+    made = world()
+    track = made.stream()
+    decoded(made, track, "a")
+    stream = made.core_stream(track)
+    stream.suspect = True
+    stream.client.penalty_until = made.now + 100.0
+    held = made.send(track, packets("b"))
+    assert stream.held == 1
+    made.die(only(made))
+    if how == "drain":
+        made.drain()
+        made.turn(0.2)
+        assert held.status is Status.SHUTDOWN
+    else:
+        made.turn()
+        made.die(only(made), "exit")
+        made.turn()
+        assert held.status is Status.BOOT
 
 
 def test_a_start_that_a_signal_ends_is_tried_again_before_it_is_hopeless() -> None:

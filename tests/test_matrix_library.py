@@ -181,6 +181,25 @@ def test_a_libopus_that_is_spoilt_and_mended(tmp_path: Path, spoil: Callable[[Pa
         assert set(here.restarts()) == {"killed", "boot"}
 
 
+def test_a_libopus_that_is_overwritten_in_place_heals(tmp_path: Path) -> None:
+    """Row 32: its pages go from under every worker (SIGBUS), then it is there again."""
+    library = tmp_path / "libopus.so"
+    shutil.copy(real_libopus(), library)
+    settings: Settings = {
+        "workers": {"libopus": str(library)},
+        "restart": {"backoff_max_seconds": 0.5},
+        "health": {"canary_seconds": 0.2},
+    }
+    with scene(deaths=None, bystanders=0, settings=settings) as here:
+        library.write_bytes(b"")
+        with pytest.raises(opuspool.OpusPoolError):
+            here.pool.decode(PACKETS[60:61], timeout=5)
+        wait_until(lambda: here.status()["health"] == "down", what="no worker can decode")
+        library.write_bytes(real_libopus().read_bytes())
+        here.await_health()
+        assert {"bus", "boot"} <= set(here.restarts())
+
+
 def test_a_libopus_of_another_version_takes_over(tmp_path: Path) -> None:
     """Row 32: replaced on disk; streams go on from their journals, nothing is refused."""
     versions = all_libopus()

@@ -88,11 +88,11 @@ def test_a_client_that_keeps_killing_is_slowed_down(faulty: Path) -> None:
 
 
 def test_bulk_work_does_not_delay_live_streams() -> None:
-    """Row 17: twelve utterances at a time; live packets go before them, a share is theirs."""
+    """Row 17: forty utterances at a time; live packets go before them, a share is theirs."""
     utterance = speech_packets(20.0)
     right = golden(utterance)
-    with scene(deaths={}, patience=0.5) as here, ThreadPoolExecutor(12) as threads:
-        for pcm in threads.map(here.pool.decode, [utterance] * 60):
+    with scene(deaths={}, patience=0.5) as here, ThreadPoolExecutor(40) as threads:
+        for pcm in threads.map(here.pool.decode, [utterance] * 80):
             assert np.array_equal(pcm, right)
 
 

@@ -41,10 +41,10 @@ def test_a_worker_without_memory_costs_no_packet() -> None:
 
 
 def test_a_flood_on_stderr_is_drained_and_cut(faulty: Path) -> None:
-    """Row 24: 30 MB of text; nobody waits for it, nothing of it stays. stdout goes nowhere."""
-    flood = [faults.marker("stderr", like=packet) for packet in PACKETS[:30]]
+    """Row 24: 120 MB of text; nobody waits for it, little of it stays. stdout goes nowhere."""
+    flood = [faults.marker("stderr", like=packet) for packet in PACKETS[:120]]
     with scene(deaths={}) as here, here.pool.stream() as stream:
-        assert np.array_equal(stream.decode_many(flood), golden(PACKETS[:30]))
+        assert np.array_equal(stream.decode_many(flood), golden(PACKETS[:120]))
 
 
 RECYCLED: dict[str, dict[str, Any]] = {

@@ -52,13 +52,24 @@ class Reporter:
         """Have a death written down."""
         if not (self._config.enabled and self._config.reports):
             return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, daemon=True, name="crash-reports")
-            self._thread.start()
+        if self._thread is None and not self._start():
+            return
         try:
             self._waiting.put_nowait((death, datetime.now(UTC)))
         except queue.Full:
             self._failed("the disk does not keep up")
+
+    def _start(self) -> bool:
+        thread = threading.Thread(target=self._run, daemon=True, name="crash-reports")
+        try:
+            thread.start()
+        except (
+            RuntimeError
+        ) as error:  # no memory, or too many processes: the next death tries again
+            self._failed(str(error))
+            return False
+        self._thread = thread
+        return True
 
     def close(self) -> None:
         """Wait for what is under way, but not for ever."""

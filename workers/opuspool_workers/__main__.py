@@ -54,8 +54,8 @@ def main() -> int:
 
 def _clear_up(config: WorkerSettings) -> None:
     """The supervisor was killed: remove its sockets, and the other workers, hung or stopped."""
-    if config.socket:
-        RunFiles(Path(config.socket), config.own_directory).sweep()
+    if config.socket and not RunFiles(Path(config.socket), config.own_directory).sweep():
+        return  # another orphan is at it, and must not be killed meanwhile
     if sys.platform != "win32" and config.group == os.getpgrp():
         os.killpg(config.group, signal.SIGKILL)
 

@@ -518,7 +518,16 @@ class World:
 
     def _send_lease(self, instruction: SendLease) -> None:
         self._note_rebuilds(instruction.lease)
+        self._check_attempts(instruction.lease)
         self.workers[instruction.serial].take(instruction.lease.frames())
+
+    def _check_attempts(self, lease: Lease) -> None:
+        """No operation is run again when its attempts are used up."""
+        for request in lease.requests():
+            sent = self.sent[request.id]
+            for index, op in enumerate(ops.unpack(request.blob, request.count)):
+                spent = sent.blame.get(index, 0.0) >= self.config.requests.max_attempts
+                assert not spent or op.kind is OpKind.POISONED, f"{sent}: {index} is tried again"
 
     def _note_rebuilds(self, lease: Lease) -> None:
         """Which streams may be inexact from now on, and whether that is right."""

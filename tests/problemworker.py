@@ -83,7 +83,8 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     tokens = folder / "problems"
     tokens.mkdir()
     monkeypatch.setenv(TOKENS, str(tokens))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(Path(__file__).parent)]))
+    path = [str(folder), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
 
 
 def _problem(payload: bytes) -> str | None:

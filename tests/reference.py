@@ -6,6 +6,7 @@ import ctypes
 import ctypes.util
 import importlib.util
 import sys
+from contextlib import suppress
 from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_uint32, c_void_p
 from functools import cache
 from pathlib import Path
@@ -63,7 +64,8 @@ def _candidates() -> Iterator[Path]:
     if sys.platform in {"win32", "darwin"}:
         yield from _inside("pyogg", ["**/opus.dll", "**/libopus*.dylib"])
     if name := ctypes.util.find_library("opus"):
-        yield _loaded_path(ctypes.CDLL(name))
+        with suppress(OSError):  # there, but broken: opuspool passes it over as well
+            yield _loaded_path(ctypes.CDLL(name))
     yield from _inside("av", ["../av.libs/libopus*", ".dylibs/libopus*"])
 
 

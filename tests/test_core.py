@@ -1462,3 +1462,15 @@ def test_the_gain_outlives_the_log_that_set_it() -> None:
         for op in ops.unpack(payload, step.ops)
     ]
     assert OpKind.GAIN in replayed
+
+
+def test_spares_do_not_make_a_storm_of_a_crash_loop() -> None:
+    """A spare's slot waits as long as the slot that it has helped out."""
+    made = world(1, 1)
+    for _ in range(600):
+        made.work(1, seconds=0.1)
+        for worker in list(made.workers.values()):
+            slot = made.slot_of(worker)
+            if worker.ready and slot is not None and not slot.spare:
+                made.die(worker)
+    assert len(made.starts) <= 60

@@ -234,6 +234,17 @@ class CoreMachine(RuleBasedStateMachine):
             self.world.core.results(worker.serial, _garbled(reply, how), self.world.now)
             self.world.turn()
 
+    @rule(which=NUMBER)
+    def replies_too_late(self, which: int) -> None:
+        worker = self._pick(which, "leased")
+        if worker is None:
+            return
+        self.world.run(worker)
+        self.world.turn(4.0)
+        if worker.reply is not None and self.world.slot_of(worker) is not None:
+            self.world.deliver(worker)
+            self.world.turn()
+
     # The rest
 
     @rule(seconds=st.sampled_from([0.0, 0.05, 0.3, 0.3, 1.0, 2.5, 40.0]))

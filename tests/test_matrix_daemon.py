@@ -50,7 +50,7 @@ def test_a_clock_that_jumps_is_not_noticed(
                 here.decodes()
                 os.kill(here.pid(), signal.SIGKILL)  # writes the time into the log
                 here.await_restarts(killed=number)
-            assert 0 < here.status()["supervisor"]["uptime_seconds"] < 60
+                assert 0 < here.status()["supervisor"]["uptime_seconds"] < 60
     events = [json.loads(line) for line in process.log]  # type: ignore[attr-defined]
     hours = [event["timestamp"][11:13] for event in events if event["event"] == "worker_ended"]
     assert len(set(hours)) == 3

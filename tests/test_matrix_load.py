@@ -88,11 +88,15 @@ def test_a_client_that_keeps_killing_is_slowed_down(faulty: Path) -> None:
 
 
 def test_bulk_work_does_not_delay_live_streams() -> None:
-    """Row 17: forty utterances at a time; live packets go before them, a share is theirs."""
-    utterance = speech_packets(20.0)
+    """Row 17: seconds of work wait; live packets go before them, a share is theirs."""
+    utterance = speech_packets(20.0) * 2
     right = golden(utterance)
-    with scene(deaths={}, patience=0.5) as here, ThreadPoolExecutor(40) as threads:
-        for pcm in threads.map(here.pool.decode, [utterance] * 80):
+    settings = {"requests": {"window_pieces": 64}}  # a whole utterance at a time
+    with (
+        scene(deaths={}, patience=0.5, settings=settings) as here,
+        ThreadPoolExecutor(40) as threads,
+    ):
+        for pcm in threads.map(here.pool.decode, [utterance] * 40):
             assert np.array_equal(pcm, right)
 
 

@@ -215,18 +215,22 @@ slow = bytes.fromhex(sys.argv[2])
 streams = [pool.stream() for _ in range(20)]
 for stream in streams:
     stream.decode(slow)
-print("busy", flush=True)
-while True:
+print("ready", flush=True)
+while sys.argv[3] == "busy":
     streams[0].decode_many([slow] * 20)
+sys.stdin.read()
 """
 
 
-def test_a_client_that_is_killed_leaves_no_streams(faulty: Path) -> None:
-    """Row 16: in the middle of a request, with streams open; they go when its time is over."""
+@pytest.mark.parametrize("state", ["busy", "quiet"])
+def test_a_client_that_is_killed_leaves_no_streams(faulty: Path, state: str) -> None:
+    """Row 16: in the middle of a request, or with streams open: they go when its time is over."""
     settings = {"limits": {"client_ttl_seconds": 1.0}}
     with scene(deaths={}, settings=settings, bystanders=2) as here:
-        command = [sys.executable, "-c", CLIENT, here.endpoint, faults.marker("slow").hex()]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
+        slow = faults.marker("slow").hex()
+        command = [sys.executable, "-c", CLIENT, here.endpoint, slow, state]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe) as client:
             assert client.stdout is not None
             client.stdout.readline()
             assert here.status()["streams"] > 20

@@ -58,8 +58,8 @@ class ParentWatch:
 class DeathSignal:
     """While armed, the kernel kills this process when its parent dies (Linux).
 
-    A worker arms it for the time of a lease: hung in C it could not see its parent go. While idle
-    it sees that itself, and clears up what the parent left.
+    A worker arms it while it loads libopus, and for the time of a lease: hung in C it could not see
+    its parent go. While idle it sees that itself, and clears up what the parent left.
     """
 
     def __init__(self, watch: ParentWatch) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -160,6 +161,12 @@ class Scene:
         pid = wait_until(self._find_idle, what="a worker without streams")
         assert pid is not None
         return pid
+
+    def growth(self) -> int:
+        """How much more memory the supervisor has had at its peak than before the fault, bytes."""
+        status = Path(f"/proc/{self.supervisor.pid}/status").read_text()
+        peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) * 1024 - self.resources[1]
 
     def await_restarts(self, timeout: float = 10, **reasons: int) -> None:
         """Wait until at least so many workers have ended for these reasons."""

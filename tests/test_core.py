@@ -299,6 +299,35 @@ def test_a_dead_workers_requests_go_before_those_that_wait_for_any_worker() -> N
     assert seen == ["DECODE a", "DECODE b", "DECODE c"]
 
 
+def test_the_last_workers_requests_go_before_those_that_wait_already() -> None:
+    """They had been accepted earlier, and part of them has been tried."""
+    made = world(count=2, requests={"lease_packets": 1})
+    for letter in "ab":
+        made.send(made.stream(), packets(letter))
+    made.turn()
+    first, second = made.workers.values()
+    for worker in (first, second):
+        made.core.babbled(worker.serial, "nonsense", made.now)
+    made.die(first)
+    made.send(made.stream(), packets("c"))
+    made.die(second)
+    waiting = [letters(request.blob, 1) for request in made.dispatcher.unplaced]
+    assert waiting == ["b", "a", "c"]
+    made.boot()
+    made.work(4)
+    assert outcomes(made) == {"ok": 3}
+
+
+def test_a_spares_place_waits_as_long_as_the_dead_workers_would_have() -> None:
+    """A spare that takes over is no way around the backoff."""
+    made = world(spares=1)
+    slot, spare = made.core.slots
+    slot.fruitless = 20
+    made.die(made.workers[1])
+    assert slot.state is SlotState.IDLE
+    assert spare.due > made.now + 1.0
+
+
 def test_a_death_while_idle_blames_nobody() -> None:
     """Its streams move; no packet has an attempt less."""
     made = world(spares=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 import pytest
+from frontlibs import DEADLY, SLOW, front
 from killing import all_idle
 from matrix import PACKETS, UTTERANCE, scene
 from reference import all_libopus, golden, real_libopus, version
@@ -25,55 +25,6 @@ if TYPE_CHECKING:
 
     from matrix import Settings
 
-DEADLY = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdint.h>
-#include <unistd.h>
-
-/* The self-test decodes twice; what comes after it is deadly, while the file is there. */
-static void maybe_die(void)
-{
-    static int calls;
-    if (++calls > 2 && access(DEADLY_FILE, F_OK) == 0)
-        *(volatile char *)0 = 1;
-}
-
-#define DECODE(name, sample) \\
-    int name(void *st, const unsigned char *p, int32_t n, sample *pcm, int size, int fec) \\
-    { \\
-        int (*real)(void *, const unsigned char *, int32_t, sample *, int, int) = \\
-            dlsym(RTLD_NEXT, #name); \\
-        maybe_die(); \\
-        return real(st, p, n, pcm, size, fec); \\
-    }
-
-DECODE(opus_decode, int16_t)
-DECODE(opus_decode_float, float)
-"""
-
-SLOW = """
-#include <unistd.h>
-
-__attribute__((constructor)) static void load(void)
-{
-    while (access(SLOW_FILE, F_OK) == 0)
-        usleep(10000);
-}
-"""
-
-
-def _compiled(folder: Path, source: str, switch: str) -> tuple[Path, Path]:
-    """A library in front of the real libopus, and the file whose presence switches its fault on."""
-    if shutil.which("gcc") is None:
-        pytest.skip("no C compiler: install gcc")
-    code, library, file = folder / "front.c", folder / "libfront.so", folder / "switch"
-    code.write_text(source)
-    flags = ["-O1", "-fPIC", "-shared", f'-D{switch}="{file}"', "-Wl,--no-as-needed"]
-    command = ["gcc", *flags, str(code), str(real_libopus()), "-ldl", "-o", str(library)]
-    subprocess.run(command, check=True)
-    return library, file
-
 
 def _cpu(process: psutil.Process) -> float:
     """Processor time of a supervisor and of all its workers, also those that have ended."""
@@ -83,7 +34,7 @@ def _cpu(process: psutil.Process) -> float:
 
 def test_a_crash_loop_is_slowed_given_up_and_healed(tmp_path: Path) -> None:
     """Row 11: workers start, then die of all they decode: few starts, little work, never `ok`."""
-    library, deadly = _compiled(tmp_path, DEADLY, "DEADLY_FILE")
+    library, deadly = front(tmp_path, DEADLY)
     settings: Settings = {
         "workers": {"libopus": str(library)},
         "restart": {"backoff_seconds": 0.02, "intensity": 10, "failed_retry_seconds": 0.5},
@@ -121,7 +72,7 @@ def _ticks(seconds: float) -> Iterator[None]:
 
 def test_a_worker_that_does_not_get_ready_is_ended(tmp_path: Path) -> None:
     """Row 10: a start that takes too long is a boot failure; when it is mended, so is the pool."""
-    library, slow = _compiled(tmp_path, SLOW, "SLOW_FILE")
+    library, slow = front(tmp_path, SLOW)
     settings: Settings = {
         "workers": {"libopus": str(library), "start_seconds": 1.5},
         "restart": {"backoff_max_seconds": 0.3},

@@ -56,7 +56,8 @@ class Blame:
         fatal = request is not None and self._operation(request, position.op, loss)
         if loss.weight == 1:
             _isolate(lease, position.record)
-            _suspect(stream, _place(lease, stream, request, position), fatal=fatal)
+            place = _place(lease, stream, request, position)
+            _suspect(stream, place, rebuilding=request is None, fatal=fatal)
             _punish(stream.client, loss.now)
         return stream
 
@@ -111,12 +112,13 @@ def _isolate(lease: Lease, record: int) -> None:
             what.alone = True
 
 
-def _suspect(stream: Stream, place: tuple[int, ...], *, fatal: bool) -> None:
+def _suspect(stream: Stream, place: tuple[int, ...], *, rebuilding: bool, fatal: bool) -> None:
     """Note a death of a stream's worker, and how far its journal is to be trusted now.
 
-    Where the packet in hand has used up its attempts, it is guilty and the journal is not.
+    A packet that kills again is guilty, and the journal is not, until it has been given up.
     """
-    again = stream.died_at == place or stream.gave_up or stream.trust is not Trust.ALL
+    again = stream.gave_up or stream.trust is not Trust.ALL
+    again = again or (rebuilding and stream.died_at == place)
     stream.deaths = stream.deaths + 1 if again else 1
     stream.died_at = place
     stream.gave_up = fatal

@@ -242,12 +242,6 @@ class Dispatcher:
                 request.stream.held -= 1
                 self._place(request)
 
-    def place_unplaced(self) -> None:
-        """A slot has begun to serve: place what has waited for one."""
-        waiting, self.unplaced = self.unplaced, deque()
-        for request in waiting:
-            self._place(request)
-
     def rebalance(self) -> None:
         """Move quiet streams from the slot with the most to the one with the fewest."""
         serving = [slot for slot in self._slots if slot.serving]
@@ -442,10 +436,9 @@ class Dispatcher:
 
     def fail_waiting(self, status: Status, message: str) -> None:
         """Answer every request that waits for a slot with an error."""
-        waiting, self.unplaced = self.unplaced, deque()
-        for request in waiting:
+        for request in (*self.unplaced, *[request for _, request in self._held]):
             self._fail(request, status, message)
-            self._forget(request)
+        self._forget_answered()
 
     def fail_all(self, status: Status, message: str) -> None:
         """Answer every open request with an error; the supervisor is about to end."""
@@ -540,9 +533,13 @@ class Dispatcher:
 
 def _fits(lease: Lease, request: Request) -> bool:
     """Whether a request, with the rebuild that it may need, fits into a lease's message."""
-    stream = request.stream
-    rebuild = 0 if stream.resident else 1 + len(stream.journal.entries)
-    return len(lease.steps) + rebuild + 2 <= wire.MAX_RECORDS
+    journal = request.stream.journal
+    if request.stream.resident:
+        return len(lease.steps) + 2 <= wire.MAX_RECORDS
+    size = sum(len(blob) for blob, _ in journal.entries) + len(journal.checkpoint or b"")
+    size += sum(len(payload) for _, payload in lease.steps) + len(request.blob)
+    steps = len(lease.steps) + len(journal.entries) + 4
+    return steps <= wire.MAX_RECORDS and size <= wire.MAX_DATA_BYTES
 
 
 def _error_answer(request_id: int, status: Status, message: str) -> tuple[Answer, bytes]:

@@ -68,7 +68,7 @@ class RestartPolicy:
         return Verdict(now + self._backoff(step, most))
 
     def _backoff(self, step: int, most: float) -> float:
-        return self._jitter(min(most, self._config.backoff_seconds * 2 ** min(step - 1, 30)))
+        return min(most, self._jitter(self._config.backoff_seconds * 2 ** min(step - 1, 30)))
 
     def _jitter(self, seconds: float) -> float:
         return seconds * self._rng.uniform(0.75, 1.25)

@@ -61,11 +61,15 @@ def _clear_up(config: WorkerSettings) -> None:
 
 
 def _serve(config: WorkerSettings, watch: ParentWatch) -> ExitCode:
+    death_signal = DeathSignal(watch)
     before = Relocator.snapshot()
+    if not death_signal.arm():  # from here on it may hang in C
+        return ExitCode.ORPHANED
     lib = libopus.load(config.libopus or None)
     largest = StreamFormat(48000, 2, "float32")
     buffer = GuardedBuffer(largest.capacity * largest.frame_bytes)
     selftest.check(lib, buffer)
+    death_signal.disarm()
     relocator = Relocator.create(before)
     runner = LeaseRunner(lib, buffer, relocator, FlightRecorder(config.recorder_fd))
     context = zmq.Context()
@@ -77,7 +81,7 @@ def _serve(config: WorkerSettings, watch: ParentWatch) -> ExitCode:
         "python": platform.python_version(),
     }
     socket.send_multipart(wire.pack_json(wire.Kind.READY, ready))
-    code = Server(socket, runner, watch, DeathSignal(watch)).run()
+    code = Server(socket, runner, watch, death_signal).run()
     context.destroy(linger=0)
     return code
 

@@ -1,0 +1,59 @@
+"""Rows 13 and 30: a supervisor killed while workers start; a daemon asked to read a bad file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+from daemons import daemon, daemon_command, settings_for
+from frontlibs import SLOW, front
+from matrix import UTTERANCE, scene
+from reference import golden
+from waiting import wait_until
+
+import opuspool
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _living(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_supervisor_killed_while_workers_start_leaves_none(tmp_path: Path) -> None:
+    """Row 13: spawned, not yet READY: gone within a second; its successor does the work."""
+    library, slow = front(tmp_path, SLOW)
+    slow.touch()
+    with opuspool.Pool(workers=2, libopus=library) as pool:
+        supervisor = psutil.Process(pool.status()["supervisor"]["pid"])
+        starting = wait_until(lambda: _in_their_library(supervisor, library), what="all are stuck")
+        supervisor.kill()
+        wait_until(lambda: not _living(starting), timeout=1, what="none is left")
+        slow.unlink()
+        assert np.array_equal(pool.decode(UTTERANCE), golden(UTTERANCE))
+
+
+def _in_their_library(supervisor: psutil.Process, library: Path) -> list[psutil.Process]:
+    """All workers, once the last of them is loading its libopus."""
+    workers = supervisor.children()
+    loading = [w for w in workers if any(m.path == str(library) for m in w.memory_maps())]
+    return workers if len(loading) == 3 else []
+
+
+def test_a_bad_file_and_a_hangup_change_nothing(tmp_path: Path, endpoint: str) -> None:
+    """Row 30: the daemon goes on as it was, also in a crash; `--check` says what is bad."""
+    path = settings_for(tmp_path, endpoint)
+    with daemon(path) as process, scene(endpoint, deaths={"killed": 3}) as here:
+        path.write_text("[workers]\ncuont = 3\n")
+        for number in (1, 2, 3):
+            os.kill(here.pid(), signal.SIGKILL)
+            process.send_signal(signal.SIGHUP)
+            here.await_restarts(killed=number)
+        command = daemon_command("--config", path, "--check")
+        check = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (check.returncode, "[workers] count" in check.stderr) == (64, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import secrets
 import shutil
 import subprocess
 import sys
@@ -59,7 +60,7 @@ class PrivateSupervisor:
     def __init__(self, config: Config, lost: Callable[[SupervisorLostError], None]) -> None:
         self._lost = lost
         self._stopping = False
-        self._directory = tempfile.mkdtemp(prefix="opuspool-") if zmq.has("ipc") else ""
+        self._directory = _new_directory() if zmq.has("ipc") else ""
         self._first_line: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         try:
             self._process = self._start(config)
@@ -136,3 +137,8 @@ class PrivateSupervisor:
     def _remove_directory(self) -> None:
         if self._directory and Path(self._directory).exists():
             shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _new_directory() -> str:
+    """A name for the sockets' directory: the supervisor makes it, the last one to go removes it."""
+    return str(Path(tempfile.gettempdir()) / f"opuspool-{secrets.token_hex(8)}")

@@ -390,6 +390,7 @@ class World:
 
     def ready(self, worker: ModelWorker) -> None:
         """A worker has booted; no turn is taken."""
+        self._take_answers()  # what was refused before is judged by what was known then
         worker.ready = True
         slot = self.slot_of(worker)
         assert slot is not None

@@ -29,7 +29,7 @@ from opuspool_supervisor.core import (
 from opuspool_supervisor.journal import Trust
 from opuspool_supervisor.slots import HOPELESS
 
-from opuspool import config, ops, wire
+from opuspool import config, knownpacket, ops, wire
 from opuspool.ops import INVALID_PACKET, POISON, Op, OpKind
 from opuspool.recorder import Position
 from opuspool.streamformat import StreamFormat
@@ -176,7 +176,7 @@ class ModelWorker:
     def _step(self, index: int, step: Step, payload: bytes) -> tuple[Status, bytes] | None:
         action = Action(step.action)
         if step.stream == canary.STREAM:
-            pcm = struct.pack("<i", canary.SAMPLES) + b"\1" * (2 * canary.SAMPLES)
+            pcm = struct.pack("<i", knownpacket.SAMPLES) + b"\1" * (2 * knownpacket.SAMPLES)
             return (Status.OK, pcm) if action is Action.DECODE else None
         if action in {Action.OPEN, Action.RESTORE}:
             self._make(step, payload)

@@ -11,7 +11,7 @@ from opuspool_supervisor.blame import FREE_KILLS, _punish
 from opuspool_supervisor.core import DUMP_SECONDS, RETIRE_SECONDS, Death
 from opuspool_supervisor.slots import HOPELESS, SlotState
 
-from opuspool import ops, wire
+from opuspool import knownpacket, ops, wire
 from opuspool.ops import INVALID_PACKET, MAX_OPS, POISON, Op, OpKind
 from opuspool.recorder import Position
 from opuspool.wire import Action, Flag, Kind, Request, Result, Status
@@ -1312,12 +1312,12 @@ def test_a_worker_that_does_not_answer_its_canary_is_killed() -> None:
     assert made.core.health == "down"
 
 
-@pytest.mark.parametrize("data", [b"", b"\1", bytes(4 + 2 * canary.SAMPLES)])
+@pytest.mark.parametrize("data", [b"", b"\1", bytes(4 + 2 * knownpacket.SAMPLES)])
 def test_a_worker_that_decodes_its_canary_wrongly_is_replaced(data: bytes) -> None:
     """Nothing, too little, silence."""
     made = singing()
     tag = lease_of(only(made)).tag
-    silent = data[4:] and canary.SAMPLES.to_bytes(4, "little") + data[4:]
+    silent = data[4:] and knownpacket.SAMPLES.to_bytes(4, "little") + data[4:]
     results = wire.pack(
         Kind.RESULTS, [Result(canary.RESULT_STEP, len(silent or data), 1, 0)], [silent or data], tag
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from opuspool import ops
+from opuspool.knownpacket import PACKET, SAMPLES
 from opuspool.ops import Op, OpKind
 from opuspool.streamformat import StreamFormat
 from opuspool.wire import Action, Step
@@ -18,15 +19,6 @@ if TYPE_CHECKING:
 
 STREAM = 0
 """Key of the canary's stream; real streams count from 1."""
-
-SAMPLES = 320
-"""What the packet decodes to: 20 ms at 16 kHz."""
-
-PACKET = bytes.fromhex(
-    "48b2fcc4edf5a3cca1385049a351f0c1cc6ab81046344e68531fb019254b8007"
-    "d338f2565aa4419356877ef9bbbc04c778440cbb53fb9a7d9780"
-)
-"""20 ms of SILK, wideband, mono."""
 
 _FORMAT = StreamFormat(16000, 1, "int16")
 _BLOB = ops.pack([Op(OpKind.PACKET, PACKET)])

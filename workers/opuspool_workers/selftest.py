@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from opuspool.knownpacket import PACKET, SAMPLES
 from opuspool.ops import OpKind
 from opuspool.streamformat import StreamFormat
 from opuspool_workers.decoder import Decoder
@@ -27,14 +28,10 @@ class _Known(NamedTuple):
     final_range: int
 
 
-_SAMPLES = 320  # 20 ms at 16 kHz
 _KNOWN = (
     _Known(
         "SILK",
-        bytes.fromhex(
-            "48b2fcc4edf5a3cca1385049a351f0c1cc6ab81046344e68531fb019254b8007"
-            "d338f2565aa4419356877ef9bbbc04c778440cbb53fb9a7d9780"
-        ),
+        PACKET,
         0xA2433A,
     ),
     _Known(
@@ -59,9 +56,9 @@ def check(lib: LibOpus, buffer: GuardedBuffer) -> None:
         samples = decoder.run(OpKind.PACKET, known.packet)
         final_range = decoder.final_range()
         decoder.close()
-        if samples != _SAMPLES or final_range != known.final_range:
+        if samples != SAMPLES or final_range != known.final_range:
             raise SelfTestError(
                 f"{lib.path} ({lib.version}) decodes a known {known.name} packet to {samples} "
-                f"samples, final range {final_range:#x}, instead of {_SAMPLES}, "
+                f"samples, final range {final_range:#x}, instead of {SAMPLES}, "
                 f"{known.final_range:#x}: install another libopus, or set [workers] libopus"
             )

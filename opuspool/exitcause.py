@@ -22,6 +22,9 @@ _NTSTATUS = {
     0xC000001D: ("ill", "illegal instruction"),
 }
 
+_NO_MEMORY = "cannot allocate memory"
+"""The C library's last words, as `strerror(ENOMEM)` and where it has none for a thread."""
+
 _HINTS = {"SIGKILL": "killed from outside, or by the kernel: is the memory out?"}
 
 
@@ -45,6 +48,8 @@ def name_exit(code: int, stderr_tail: str = "") -> tuple[str, str]:
     said = stderr_tail.strip().rpartition("\n")[2].removeprefix("opuspool-worker: ")
     if code == ExitCode.FAULT:
         return "access_violation", said
+    if code == ExitCode.NO_MEMORY or _NO_MEMORY in said.lower():
+        return "killed", "out of memory: give it more, or run fewer workers"
     if code in {ExitCode.NO_LIBOPUS, ExitCode.SELF_TEST} and said:
         return "exit", said
     return "exit", f"exit code {code}" + (f": {said}" if said else "")

@@ -16,6 +16,8 @@ class ExitCode(IntEnum):
     """libopus loaded, but a known packet did not decode to what it should."""
     NO_LIBOPUS = 66
     """libopus was not found or could not be loaded."""
+    NO_MEMORY = 67
+    """It needed memory, and the system gave it none."""
     FAULT = 68
     """Windows: ctypes reported an access violation; the heap cannot be trusted any more."""
     ORPHANED = 69

@@ -2,7 +2,7 @@
 
 `install()` puts a package `opuspool_workers` before the real one. Its processes are real workers
 with a real identity on the real socket; only the results of a marked packet are mangled, the first
-time that it is met by any of them.
+time that it is met by any of them, or every time.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pytest
 
 MARK = b"\0PROBLEM:"
+ALWAYS = "every time: "
 TOKENS = "PROBLEM_TOKENS"
 """Environment variable: the folder where a problem notes that it has happened."""
 
@@ -62,7 +63,10 @@ PROBLEMS: dict[str, Callable[[Frames], Frames]] = {
 
 
 def marker(problem: str, like: bytes) -> bytes:
-    """A packet that sounds as `like` does, whose results are mangled the first time."""
+    """A packet that sounds as `like` does, whose results are mangled.
+
+    The first time only; every time where the problem's name has `ALWAYS` before it.
+    """
     import reference  # not in a worker: it would be slow to start
 
     mark = MARK + problem.encode() + b"\0"
@@ -92,6 +96,8 @@ def _problem(payload: bytes) -> str | None:
     if not found:
         return None
     name = rest.partition(b"\0")[0].decode()
+    if name.startswith(ALWAYS):
+        return name.removeprefix(ALWAYS)
     try:
         (Path(os.environ[TOKENS]) / name).touch(exist_ok=False)
     except FileExistsError:

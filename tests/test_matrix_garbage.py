@@ -13,6 +13,7 @@ from matrix import PACKETS, scene
 from reference import golden
 from waiting import wait_until
 
+import opuspool
 from opuspool import wire
 from opuspool.wire import Kind
 
@@ -40,6 +41,24 @@ def test_a_worker_that_sends_garbage_is_replaced(
         assert np.array_equal(np.concatenate(pcm), golden(packets))
         assert here.counters()["protocol_errors"] == len(names)
         assert here.counters()["poison_packets"] == 0
+
+
+def test_a_packet_of_which_every_worker_sends_garbage_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Alone in its lease it has `max_attempts`; the packets around it are decoded."""
+    problemworker.install(monkeypatch, tmp_path)
+    name = problemworker.ALWAYS + "one result less"
+    bad = problemworker.marker(name, like=PACKETS[1])
+    with scene(deaths=None, settings=CALM) as here, here.pool.stream() as stream:
+        pcm = [stream.decode(PACKETS[0])]
+        with pytest.raises(opuspool.PoisonPacketError):
+            stream.decode(bad)
+        pcm.append(stream.decode(PACKETS[1]))
+        assert np.array_equal(np.concatenate(pcm), golden(PACKETS[:2]))
+        assert here.counters()["poison_packets"] == 1
+        assert set(here.restarts()) == {"exit"}
+        assert here.restarts()["exit"] <= 3, "one in company, two alone"
 
 
 @pytest.fixture

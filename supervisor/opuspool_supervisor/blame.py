@@ -47,6 +47,9 @@ class Blame:
 
         What had been executed by then may have done the damage: it gets leases of its own.
         """
+        if loss.garbage:
+            self._garbled(lease)
+            return None
         position = loss.position
         if position is None or position.lease != lease.id or position.record >= len(lease.steps):
             return None
@@ -60,6 +63,18 @@ class Blame:
             _suspect(stream, place, rebuilding=request is None, fatal=fatal)
             _punish(stream.client, loss.now)
         return stream
+
+    def _garbled(self, lease: Lease) -> None:
+        """No packet is surely to blame for garbage: try each request by itself, then give it up."""
+        requests = lease.requests()
+        for request in requests:
+            if request.alone and len(requests) == 1:
+                request.garbled += 1
+            request.alone = True
+            if request.garbled >= self._max_attempts:
+                for index in range(request.count):
+                    request.blob = ops.poisoned(request.blob, request.count, index)
+                self._books.poison_packets += request.count
 
     def _operation(self, request: Request, index: int, loss: Loss) -> bool:
         """Note a death of one operation; True where its attempts are used up by it."""

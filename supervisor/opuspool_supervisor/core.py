@@ -210,8 +210,9 @@ class Core:
         """A worker has sent what cannot be: it is replaced."""
         self.books.protocol_errors += 1
         slot = self._by_serial.get(serial)
-        if slot is not None:
+        if slot is not None and slot.worker is not None:
             self._tell("error", "worker_babbled", {**_facts(slot), "why": words})
+            slot.worker.babbled = True
             self._kill(slot, "exit", now, dump=False)
 
     def exited(self, serial: int, death: Death, now: float) -> None:
@@ -398,8 +399,8 @@ class Core:
         if not planned:
             found = autopsy.examine(slot, worker, death.position, weight=weight, now=now)
             self._instructions.append(Report(reason, death, found))
-        fresh = worker.settled == 0
-        self.dispatcher.lost(slot, Loss(now, death.position, weight, fresh=fresh))
+        fresh, garbage = worker.settled == 0, worker.babbled
+        self.dispatcher.lost(slot, Loss(now, death.position, weight, fresh=fresh, garbage=garbage))
         self._staff(now)
         self._give_up_if_none_can_start()
 

@@ -183,12 +183,18 @@ class Dispatcher:
             return self.refusal
         if stream is not None and stream.format.code != record.format:
             return Status.BAD_REQUEST, "a stream's format cannot change"
+        output = record.ops * FORMATS[record.format].max_packet_pcm_bytes
         limits = self._config.limits
+        if len(blob) > limits.queued_bytes or output > limits.queued_output_bytes:
+            return Status.BAD_REQUEST, (
+                f"a request of {len(blob)} bytes, for up to {output} bytes of PCM, is more than "
+                "may ever be queued: send fewer packets a call, or raise [limits] queued_bytes and "
+                "queued_output_bytes"
+            )
         if self.queued >= limits.queued_requests:
             return Status.OVERLOADED, f"{self.queued} requests are queued: send less, or later"
         if self._queued_bytes + len(blob) > limits.queued_bytes:
             return Status.OVERLOADED, f"{self._queued_bytes} bytes are queued: send less, or later"
-        output = record.ops * FORMATS[record.format].max_packet_pcm_bytes
         if self._queued_output + output > limits.queued_output_bytes:
             return Status.OVERLOADED, "what is queued may decode to too much: send less, or later"
         try:

@@ -86,6 +86,7 @@ class Request:
         answered: its client has had its answer (by timeout; the packet may still be in hand).
         size: bytes of its blob as it came, for the queue's limit.
         alone: it may be what killed a worker, now or with a delay: it gets a lease of its own.
+        garbled: leases of its own that a worker answered with garbage.
     """
 
     id: int
@@ -96,6 +97,7 @@ class Request:
     leased: bool = False
     answered: bool = False
     alone: bool = False
+    garbled: int = 0
     size: int = field(init=False)
     blame: dict[int, float] | None = None
 
@@ -150,9 +152,11 @@ class Loss:
         position: where its flight recorder says it was; None or lease 0: not decoding.
         weight: how surely the packet in hand, and not something outside, killed it (0 to 1).
         fresh: that lease was the worker's first.
+        garbage: it was killed for what it sent, which its flight recorder does not explain.
     """
 
     now: float
     position: Position | None = None
     weight: float = 0.0
     fresh: bool = False
+    garbage: bool = False

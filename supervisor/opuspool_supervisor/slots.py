@@ -98,6 +98,7 @@ class Worker:
         rss_bytes: its memory when last measured.
         recycle: the restart reason, where it is to be replaced when it is idle.
         killed_for: the restart reason, where the supervisor itself killed it.
+        babbled: it was killed because it sent what cannot be.
     """
 
     serial: int
@@ -113,6 +114,7 @@ class Worker:
     rss_bytes: int = 0
     recycle: str | None = None
     killed_for: str | None = None
+    babbled: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -47,6 +47,8 @@ def main() -> int:
         return _fail(ExitCode.SELF_TEST, f"{error}")
     except (ProtocolError, WireError) as error:
         return _fail(ExitCode.PROTOCOL, f"{error}")
+    except MemoryError:
+        return _fail(ExitCode.NO_MEMORY, "out of memory")
     if code == ExitCode.ORPHANED:
         _clear_up(config)
     return code

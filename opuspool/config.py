@@ -120,6 +120,7 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     queued_requests: _Count
     queued_bytes: Annotated[int, Meta(ge=1, le=1 << 40)]
     queued_output_bytes: Annotated[int, Meta(ge=1, le=1 << 40)]
+    memory_bytes: Annotated[int, Meta(ge=0, le=1 << 40)]
     streams: _Count
     client_ttl_seconds: _Period
 

@@ -1127,6 +1127,18 @@ def test_more_than_the_queue_holds_is_refused_at_once(limits: dict[str, object])
     decoded(made, made.stream(), "a")
 
 
+def test_what_can_never_be_queued_is_not_told_to_come_again() -> None:
+    """No wait would help: the limits are named instead."""
+    made = world(limits={"queued_bytes": 40})
+    sent = made.send(made.stream(), packets("a" * 20))
+    made.turn()
+    assert sent.status is Status.BAD_REQUEST
+    value = wire.read_json(sent.payload)
+    assert "queued_bytes" in value["message"]
+    assert "retry_after" not in value
+    decoded(made, made.stream(), "a")
+
+
 # ---- order and fairness ---------------------------------------------------------------------
 
 

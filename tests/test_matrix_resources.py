@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import resource
+import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +134,25 @@ def test_a_supervisor_without_descriptors_takes_no_clients() -> None:
         for client in clients:
             assert client.poll(10_000), "not served when there was room again"
             client.close(linger=0)
+
+
+def test_a_burst_of_connections_leaves_room() -> None:
+    """Row 28: all at once, more than there are descriptors; nothing is aborted, others go on."""
+    with scene(deaths={}) as here:
+        strain = Strain(here, resource.RLIMIT_NOFILE, 200)
+        path = here.endpoint.removeprefix("ipc://")
+        burst = []
+        for _ in range(1000):
+            peer = socket.socket(socket.AF_UNIX)
+            peer.setblocking(False)
+            burst.append(peer)
+            with suppress(OSError):  # the backlog is full, or the path is hidden
+                peer.connect(path)
+        here.decodes()
+        for peer in burst:
+            peer.close()
+        strain.end()
+        wait_until(Path(path).exists, what="clients are taken again")
 
 
 def _say_hello(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:

@@ -205,6 +205,22 @@ def test_endless_frames_are_given_back_with_their_peer() -> None:
         )
 
 
+def test_endless_frames_cannot_take_all_memory() -> None:
+    """Row 19: above the limit every client must connect anew; the streams of good ones go on."""
+    frame = b"\x03" + (1 << 20).to_bytes(8, "big") + bytes(1 << 20)  # MORE, long
+    limit = 256 << 20
+    with scene(deaths={}, settings={"limits": {"memory_bytes": limit}}) as here:
+        with here.pool.stream() as stream, _connect(here) as raw:
+            pcm = [stream.decode_many(PACKETS[:20])]
+            _shake_hands(raw)
+            with pytest.raises(OSError, match=r"Broken pipe|reset"):  # noqa: PT012  until it is
+                while True:
+                    raw.sendall(frame)
+            pcm.append(stream.decode_many(PACKETS[20:40]))
+        assert np.array_equal(np.concatenate(pcm), golden(PACKETS[:40]))
+        wait_until(lambda: here.supervisor.memory_info().rss < limit, what="given back")
+
+
 # Row 16
 
 
@@ -266,12 +282,11 @@ def test_two_bytes_that_decode_to_much_are_bounded_by_what_comes_out() -> None:
 
 
 def test_what_may_come_out_of_the_queue_is_limited() -> None:
-    """Row 20: `OverloadedError` for what would be too much, before it is decoded."""
+    """Row 20: what would be too much is refused undecoded, and told that it never fits."""
     settings = {"limits": {"queued_output_bytes": 10 * FULL.max_packet_pcm_bytes}}
     with scene(deaths={}, settings=settings, bystanders=1) as here:
-        with pytest.raises(opuspool.OverloadedError) as caught:
+        with pytest.raises(opuspool.OpusPoolError, match="more than may ever be queued"):
             here.pool.decode([TINY] * 50, 48000, 2)
-        assert caught.value.retry_after > 0
         assert here.pool.decode([TINY] * 5, 48000, 2).shape == (5 * 5760, 2)
 
 
@@ -307,6 +322,8 @@ def test_another_user_is_not_served(endpoint: str, tmp_path: Path) -> None:
         for each, mode in rights:
             each.chmod(mode & 0o777)
         assert [run.stdout for run in answered] == ["1\n", "0\n"], "root is served, nobody is not"
+        with opuspool.Pool(endpoint) as pool:
+            assert pool.status()["counters"]["refused_peers"] >= 1
 
 
 def test_a_wrong_key_is_turned_away_and_counted(tmp_path: Path) -> None:

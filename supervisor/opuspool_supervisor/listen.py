@@ -6,7 +6,6 @@ import os
 import sys
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zmq
@@ -14,6 +13,7 @@ import zmq
 from opuspool import curve, endpoint, wire
 from opuspool.errors import ConfigError
 from opuspool.rundir import RunFiles
+from opuspool_supervisor.door import BACKLOG, Door, bound
 
 if sys.platform == "linux":
     import resource
@@ -29,53 +29,35 @@ HANDSHAKE_MS = 5000
 UNREAD_MESSAGES = 32
 """Of what a client does not read, ZeroMQ holds so many messages; the outbox holds the rest."""
 
-RESERVED_DESCRIPTORS = 32
-"""With fewer left no new client is taken: libzmq aborts where accept() on ipc finds none."""
-
 
 @dataclass(slots=True)
 class Listener:
     """The bound sockets.
 
     Attributes:
-        endpoint: where clients connect, as ZeroMQ writes it.
+        door: where clients connect; its socket may be replaced.
         back_endpoint: where workers connect.
         gate: asks peers on tcp for their keys; None on ipc, where the directory decides.
     """
 
     context: zmq.Context[zmq.Socket[bytes]]
-    front: zmq.Socket[bytes]
+    door: Door
     back: zmq.Socket[bytes]
-    endpoint: str
     back_endpoint: str
     files: RunFiles | None
     keys: CurveKeys | None
     gate: curve.ZapGate | None
     _lock: int | None = None
-    _hidden: bool = False
-
-    def keep_room(self) -> bool:
-        """Take new clients only while there are descriptors for them; True where that changed.
-
-        A client that is connected goes on; a new one finds no socket, and tries again.
-        """
-        if self.files is None or sys.platform != "linux":
-            return False
-        short = _descriptors_left() < RESERVED_DESCRIPTORS
-        if short == self._hidden:
-            return False
-        old, new = self.files.socket, self.files.hidden
-        try:
-            old.rename(new) if short else new.rename(old)
-        except OSError:  # somebody has removed it
-            return False
-        self._hidden = short
-        return True
 
     @property
-    def takes_clients(self) -> bool:
-        """Whether new clients find the socket."""
-        return not self._hidden
+    def endpoint(self) -> str:
+        """Where clients connect, as ZeroMQ writes it."""
+        return self.door.endpoint
+
+    @property
+    def front(self) -> zmq.Socket[bytes]:
+        """The clients' socket, as it is now."""
+        return self.door.socket
 
     def close(self) -> None:
         """Close the sockets and remove their files."""
@@ -116,16 +98,26 @@ def _listen(
     lock = _prepare(files)
     used = keys if files is None else None
     gate = curve.ZapGate(context, used) if used else None
-    front = _socket(context, used)
-    front.setsockopt(zmq.SNDHWM, UNREAD_MESSAGES)
-    back = _socket(context, used)
-    with _private_files():
-        for socket, where in ((front, address), (back, back_address)):
-            try:
-                socket.bind(where)
-            except zmq.ZMQError as error:
-                raise ConfigError(f"cannot listen on {where}: {error.strerror}") from None
-    return Listener(context, front, back, _bound(front), _bound(back), files, used, gate, lock)
+    back = _bind(_socket(context, used), back_address)
+
+    def open_front(where: str) -> zmq.Socket[bytes]:
+        front = _socket(context, used)
+        front.setsockopt(zmq.SNDHWM, UNREAD_MESSAGES)
+        front.setsockopt(zmq.BACKLOG, BACKLOG)
+        return _bind(front, where)
+
+    door = Door(open_front, address, files)
+    return Listener(context, door, back, bound(back), files, used, gate, lock)
+
+
+def _bind(socket: zmq.Socket[bytes], address: str) -> zmq.Socket[bytes]:
+    try:
+        with _private_files():
+            socket.bind(address)
+    except zmq.ZMQError as error:
+        socket.close(linger=0)
+        raise ConfigError(f"cannot listen on {address}: {error.strerror}") from None
+    return socket
 
 
 def _prepare(files: RunFiles | None) -> int | None:
@@ -155,19 +147,6 @@ def _raise_descriptor_limit() -> None:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _descriptors_left() -> int:
-    if sys.platform == "linux":
-        with suppress(OSError):  # there is not even one for this look
-            used = sum(1 for _ in Path("/proc/self/fd").iterdir())
-            return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - used
-    return 0
-
-
-def _bound(socket: zmq.Socket[bytes]) -> str:
-    name = socket.getsockopt(zmq.LAST_ENDPOINT)
-    return name.rstrip(b"\0").decode() if isinstance(name, bytes) else str(name)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import socket as sockets
@@ -72,7 +73,8 @@ class Supervisor:
         self._signals: deque[int] = deque()
         self._stop_at: float | None = None
         self._next_measure = 0.0
-        self._seen_clients = (0, 0.0)
+        self._memory_floor = 0
+        self._reopened = False
         self._parent_fds = parent.filenos() if parent else []
         self._wake_in, self._wake_out = sockets.socketpair()
         self._wake_in.setblocking(False)
@@ -109,7 +111,8 @@ class Supervisor:
             signal.signal(number, self._on_signal)
 
     def _register(self) -> None:
-        for waited in (self._listener.front, self._listener.back, self._wake_out.fileno()):
+        door = self._listener.door
+        for waited in (door.socket, door.monitor, self._listener.back, self._wake_out.fileno()):
             self._poller.register(waited, zmq.POLLIN)
         if self._listener.gate is not None:
             self._poller.register(self._listener.gate.socket, zmq.POLLIN)
@@ -134,9 +137,7 @@ class Supervisor:
         if self._wake_out.fileno() in ready:
             with suppress(BlockingIOError):
                 self._wake_out.recv(4096)
-        if listener.gate is not None and listener.gate.socket in ready:
-            listener.gate.answer()
-            self._core.books.refused_peers = listener.gate.refused
+        self._watch_door(ready)
         exits = self._take_exits()
         self._receive(listener.back, self._from_worker)
         for exit_ in exits:
@@ -151,7 +152,6 @@ class Supervisor:
         if self._next_measure <= now:
             self._next_measure = now + MEASURE_SECONDS
             self._measure()
-        self._keep_room()
         for slot in self._core.slots:
             if slot.lease is not None and slot.worker is not None:
                 process = self._processes.get(slot.worker.serial)
@@ -163,18 +163,46 @@ class Supervisor:
                 self._do[type(instruction)](instruction, now)
         self._send_answers()
 
+    def _watch_door(self, ready: dict[Any, int]) -> None:
+        door, gate = self._listener.door, self._listener.gate
+        if gate is not None and gate.socket in ready:
+            gate.answer()
+        if door.monitor in ready and door.look():
+            self._keep_room()
+        self._core.books.refused_peers = door.refused + (gate.refused if gate else 0)
+
     def _keep_room(self) -> None:
-        """Look at the descriptors with every client that has come or gone, and now and then."""
-        clients = len(self._core.dispatcher.clients), self._next_measure
-        if clients != self._seen_clients:
-            self._seen_clients = clients
-            if self._listener.keep_room():
-                self._log.warning("descriptors", takes_clients=self._listener.takes_clients)
+        if self._listener.door.keep_room():
+            self._log.warning("descriptors", takes_clients=self._listener.door.takes_clients)
 
     def _measure(self) -> None:
         for slot in self._core.slots:
             if slot.worker is not None and slot.worker.serial:
                 self._core.measured(slot.worker.serial, status.rss(slot.worker.pid))
+        self._keep_room()
+        self._keep_memory(status.rss(os.getpid()))
+
+    def _keep_memory(self, rss_bytes: int) -> None:
+        """Get rid of what peers have sent and never finished: ZeroMQ keeps it, without a limit.
+
+        Clients come back by themselves and hand their streams over.
+        """
+        limit = self._config.limits.memory_bytes
+        if self._reopened:
+            self._memory_floor, self._reopened = rss_bytes, False
+        if not limit or rss_bytes < max(limit, self._memory_floor + limit // 2):
+            return
+        self._log.error("clients_dropped", rss_bytes=rss_bytes, limit=limit)
+        door = self._listener.door
+        for waited in (door.socket, door.monitor):
+            self._poller.unregister(waited)
+        for address in list(self._core.dispatcher.clients):
+            self._core.dispatcher.drop_client(address)
+        door.reopen()
+        for waited in (door.socket, door.monitor):
+            self._poller.register(waited, zmq.POLLIN)
+        self._outbox = Outbox(door.socket)
+        self._reopened = True
 
     # Messages
 

@@ -46,7 +46,7 @@ class Runner:
 
     def __init__(self, rival: str, setup: Setup, *, check: bool) -> None:
         self.rival = rival
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the process
         # In a session of its own: Ctrl-C is for the process that compares, which ends the others.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "opuspool.bench.runner"],

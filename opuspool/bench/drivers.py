@@ -10,7 +10,6 @@ import asyncio
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 from itertools import cycle
@@ -23,6 +22,8 @@ from opuspool.bench.loads import Kind
 from opuspool.bench.rival import Rival
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from opuspool.bench.loads import Load
     from opuspool.bench.window import Window
     from opuspool.pcm import Pcm
@@ -62,8 +63,7 @@ class ThreadRival(Rival):
         with ExitStack() as ends, ThreadPoolExecutor(threads) as executor:
             jobs = [self.job(load.kind, ends) for _ in range(load.at_once)]
             futures = [
-                executor.submit(_repeat, jobs[number::threads], window)
-                for number in range(threads)
+                executor.submit(_repeat, jobs[number::threads], window) for number in range(threads)
             ]
             try:
                 for future in futures:
@@ -157,7 +157,12 @@ def _await_all(chains: list[_Chain], window: Window) -> None:
 def _wait(job: Callable[[Done], None]) -> Pcm:
     answers: list[Pcm | BaseException] = []
     ended = threading.Event()
-    job(lambda answer: (answers.append(answer), ended.set())[1])
+
+    def done(answer: Pcm | BaseException) -> None:
+        answers.append(answer)
+        ended.set()
+
+    job(done)
     if not ended.wait(CALL_SECONDS):
         raise RuntimeError(f"a call has had no answer for {CALL_SECONDS:.0f} s")
     answer = answers[0]

@@ -9,8 +9,8 @@ import msgspec
 
 from opuspool.bench.client import Runner, RunnerError
 from opuspool.bench.loads import LOADS
-from opuspool.bench.messages import Cell
-from opuspool.bench.rival import Setup
+from opuspool.bench.messages import Cell  # noqa: TC001  msgspec reads the annotation
+from opuspool.bench.rival import Setup  # noqa: TC001  msgspec reads the annotation
 from opuspool.bench.rivals import RIVALS
 
 if TYPE_CHECKING:

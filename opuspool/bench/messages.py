@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from opuspool.bench.rival import Setup
-from opuspool.bench.window import Timings
+from opuspool.bench.rival import Setup  # noqa: TC001  msgspec reads the annotation
+from opuspool.bench.window import Timings  # noqa: TC001  msgspec reads the annotation
 
 __all__ = ["Answer", "Cell", "Order", "Start"]
 

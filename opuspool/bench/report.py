@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from opuspool.bench.loads import LOADS
-from opuspool.bench.match import Plan
+from opuspool.bench.match import Plan  # noqa: TC001  msgspec reads the annotation
 from opuspool.bench.rivals import RIVALS
 from opuspool.bench.summary import Row, Verdict, summarise, verdicts
 from opuspool.version import VERSION

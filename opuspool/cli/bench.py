@@ -75,7 +75,9 @@ def bench(
     own first.
     """
     if endpoint is not None and workers is not None:
-        raise click.UsageError("--workers is for an own pool; the daemon at --endpoint has its own.")
+        raise click.UsageError(
+            "--workers is for an own pool; the daemon at --endpoint has its own."
+        )
     _check_outputs(json_file, plot)
     setup, libopus = _setup(endpoint, config, workers)
 

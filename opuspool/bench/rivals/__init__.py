@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from opuspool.bench.rivals import cloop, ffmpeg, inprocess, own, pools, rayactors
-from opuspool.bench.rival import Rival
+
+if TYPE_CHECKING:
+    from opuspool.bench.rival import Rival
 
 __all__ = ["RIVALS"]
 

@@ -54,7 +54,7 @@ class CLoop(Rival):
         """Let it decode for as long as the window."""
         seconds = window.stop - time.perf_counter()
         data = self._call(load.kind, load.at_once, seconds)
-        window.calls += map(tuple, np.frombuffer(data).reshape(-1, 2).tolist())
+        window.calls += [(began, ended) for began, ended in np.frombuffer(data).reshape(-1, 2)]
 
     def decode_once(self, kind: Kind) -> Pcm:
         """All of `speech`."""

@@ -49,7 +49,11 @@ class Ffmpeg(ThreadRival):
 
 def _decode_file() -> Pcm:
     done = subprocess.run(  # noqa: S603  our own words
-        _COMMAND.split(), input=speech.file(), capture_output=True, check=False, timeout=CALL_SECONDS
+        _COMMAND.split(),
+        input=speech.file(),
+        capture_output=True,
+        check=False,
+        timeout=CALL_SECONDS,
     )
     if done.returncode != 0:
         raise RuntimeError(f"ffmpeg has failed: {done.stderr.decode(errors='replace').strip()}")

@@ -47,7 +47,7 @@ class _InProcess(ThreadRival):
         return self._packets(decoder)
 
     def _packets(self, decoder: Decoder) -> Call:
-        pcm = np.frombuffer(decoder.buffer, np.float32)
+        pcm = np.ctypeslib.as_array(decoder.buffer)
         packets = cycle(speech.packets())
         lock = self._lock
 
@@ -61,7 +61,7 @@ class _InProcess(ThreadRival):
 
     def _decode_all(self, packets: list[bytes]) -> Pcm:
         with Decoder(self._library) as decoder:
-            pcm = np.frombuffer(decoder.buffer, np.float32)
+            pcm = np.ctypeslib.as_array(decoder.buffer)
             parts = []
             for packet in packets:
                 with self._lock:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import logging
 import os
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -54,14 +56,13 @@ class RayActors(CallbackRival):
 
     def open(self) -> None:
         """Start Ray and its actors."""
-        import ray
-
+        ray: Any = importlib.import_module("ray")  # untyped: its decorators say too little
         self._ray = ray
         ray.init(
             num_cpus=self.setup.workers,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             object_store_memory=100_000_000,
         )
         kind = ray.remote(_Actor)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from opuspool.cli import messages
+from opuspool.cli.bench import bench
 from opuspool.cli.crashes import crashes
 from opuspool.cli.decode import decode
 from opuspool.cli.doctor import doctor
@@ -82,5 +83,5 @@ def main() -> None:
     """Decode Opus in processes of their own, so that no packet can take the service down."""
 
 
-for command in (decode, status, doctor, crashes):
+for command in (decode, status, doctor, crashes, bench):
     main.add_command(command)

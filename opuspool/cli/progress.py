@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from opuspool.cli.targets import Job
 
-__all__ = ["progress"]
+__all__ = ["progress", "steps"]
 
 _LONG_BYTES = 2_000_000
 """A file of this size takes a second or more."""
@@ -36,6 +36,21 @@ def progress(jobs: list[Job]) -> Iterator[Callable[[Job], None]]:
         # How far one file has got is not known, so a single one has a bar without end.
         task = bars.add_task("decode", total=len(jobs) if len(jobs) > 1 else None)
         yield lambda _: bars.advance(task)
+
+
+@contextmanager
+def steps(what: str, total: int) -> Iterator[Callable[[str], None]]:
+    """Show how far work of known steps has got; call the result before each, with its name."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(what, total=total, completed=-1)
+        yield lambda name: bars.update(task, advance=1, description=name)
 
 
 def _size(source: str) -> int:

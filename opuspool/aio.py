@@ -139,6 +139,18 @@ class AsyncPool(PoolBase):
         """Workers, counters and health; see `Pool.status`."""
         return await asyncio.to_thread(self._connection.ask, "status", timeout)
 
+    async def replace_worker(
+        self,
+        slot: int,
+        *,
+        at_once: bool = False,
+        timeout: float = 5.0,  # noqa: ASYNC109  as in status
+    ) -> None:
+        """Have a slot's worker replaced; see `Pool.replace_worker`."""
+        await asyncio.to_thread(
+            replace_worker, self._connection, slot, timeout, at_once=at_once
+        )
+
     def _stream(self, fmt: StreamFormat) -> AsyncStream:
         self._connection.check()
         return AsyncStream(self, StreamState(next(self._stream_ids), fmt))

@@ -176,6 +176,20 @@ class Pool(PoolBase):
         """
         return self._connection.ask("status", timeout)
 
+    def replace_worker(self, slot: int, *, at_once: bool = False, timeout: float = 5.0) -> None:
+        """Have a slot's worker replaced by a new one; its streams move, bit for bit.
+
+        Args:
+            slot: its number, as `status()` tells it.
+            at_once: kill it, whatever it does; otherwise it is replaced when it is idle.
+            timeout: seconds for the supervisor's answer, which does not wait for the new worker.
+
+        Raises:
+            ValueError: there is no such slot, or it has no worker just now.
+            SupervisorLostError: no answer within `timeout` seconds.
+        """
+        replace_worker(self._connection, slot, timeout, at_once=at_once)
+
     def _stream(self, fmt: StreamFormat) -> Stream:
         self._connection.check()
         return Stream(self, StreamState(next(self._stream_ids), fmt))

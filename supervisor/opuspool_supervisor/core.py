@@ -14,10 +14,14 @@ from opuspool.wire import Status
 from opuspool_supervisor import autopsy, canary, recycle
 from opuspool_supervisor.books import Books
 from opuspool_supervisor.dispatch import Dispatcher
+from opuspool_supervisor.history import End, History
+from opuspool_supervisor.history import End, History
 from opuspool_supervisor.records import Lease, Loss
 from opuspool_supervisor.restart import RestartPolicy, Verdict
 from opuspool_supervisor.results import ResultsError
 from opuspool_supervisor.slots import EMPTY, HOPELESS, Slot, SlotEvent, SlotState, Worker
+from opuspool_supervisor.timings import Timings
+from opuspool_supervisor.timings import Timings
 
 if TYPE_CHECKING:
     import random
@@ -131,7 +135,10 @@ class Core:
         slots: worker slots, then spare slots.
         dispatcher: clients, streams, requests.
         books: the counters.
+        timings: how long leases and recoveries took.
+        history: the latest ends of workers.
         boot_error: why the last worker could not start; None once one has.
+        draining: nothing new is taken.
     """
 
     def __init__(self, config: Config, rng: random.Random) -> None:
@@ -140,9 +147,13 @@ class Core:
         workers, spares = config.workers.count, config.workers.spares
         self.slots = [Slot(n, spare=n >= workers) for n in range(workers + spares)]
         self.books = Books()
+        self.timings = Timings()
+        self.history = History()
+        self.timings = Timings()
+        self.history = History()
         self.dispatcher = Dispatcher(config, self.slots, self.books)
         self.boot_error: str | None = None
-        self._draining = False
+        self.draining = False
         self._serials = count(1)
         self._by_serial: dict[int, Slot] = {}
         self._kill_after: dict[int, float] = {}
@@ -175,7 +186,7 @@ class Core:
         slot.hopeless = 0
         slot.advance(SlotEvent.READY)
         self.boot_error = None
-        if not self._draining:
+        if not self.draining:
             self.dispatcher.refusal = None
         facts = _facts(slot)
         self._tell("info", "worker_ready", {**facts, "boot_seconds": now - slot.worker.started})
@@ -196,11 +207,13 @@ class Core:
             self.babbled(serial, str(error), now)
             return
         slot.lease = None
+        self.timings.settled(lease, now)
         slot.worker.proved = now
         slot.advance(SlotEvent.SETTLED)
         if lease.canary:
             self._staff(now)
         else:
+            self.timings.settled(lease, now)
             slot.worker.settled += 1
             slot.worker.served += len(lease.expects)
             autopsy.remember(slot.worker, lease)
@@ -240,12 +253,46 @@ class Core:
         if slot is not None and slot.worker is not None:
             slot.worker.rss_bytes = rss_bytes
 
+    def recycle(self, number: int, now: float) -> str | None:
+        """Replace a slot's worker as soon as it is idle; returns why not, where it cannot be."""
+        slot = self._with_ready_worker(number)
+        if isinstance(slot, str):
+            return slot
+        if slot.worker is not None and slot.worker.recycle is None:
+            slot.worker.recycle = "exit"
+            self._tell("info", "recycle_asked_for", _facts(slot))
+            self._retire_if_due(slot, now)
+        return None
+
+    def restart(self, number: int, now: float) -> str | None:
+        """Kill a slot's worker now, whatever it does; returns why not, where it cannot be."""
+        slot = self._with_ready_worker(number)
+        if isinstance(slot, str):
+            return slot
+        self._tell("warning", "restart_asked_for", _facts(slot))
+        self._kill(slot, "killed", now, dump=False)
+        return None
+
     def drain(self, now: float) -> None:
         """Take nothing new; what has been accepted is still done."""
-        self._draining = True
+        self.draining = True
         self.dispatcher.refusal = (Status.SHUTDOWN, "the supervisor is shutting down")
         self._fail_if_none_is_left()
         self._tell("info", "draining", {"open_requests": self.open_requests, "at": now})
+
+    # An operator's wishes
+
+    def recycle(self, slot: Slot, now: float) -> None:
+        """Replace a slot's worker when it has finished what it has in hand."""
+        if slot.worker is not None and slot.worker.recycle is None:
+            slot.worker.recycle = "recycled_age"  # its time is up, somebody has decided
+            self._retire_if_due(slot, now)
+
+    def restart(self, slot: Slot, now: float) -> None:
+        """Kill a slot's worker at once; what it has in hand is tried again, without blame."""
+        if slot.worker is not None and not slot.doomed:
+            slot.worker.recycle = "killed"
+            self._kill(slot, "killed", now, dump=False)
 
     # Time passes
 
@@ -255,7 +302,7 @@ class Core:
             self._forgive(now)
         self._now = now
         for slot in self.slots:
-            if slot.state in EMPTY and slot.due <= now and not self._draining:
+            if slot.state in EMPTY and slot.due <= now and not self.draining:
                 slot.advance(SlotEvent.SPAWNED)
                 self._instructions.append(Spawn(slot, next(self._serials)))
             elif slot.state is SlotState.STARTING and slot.worker is not None:
@@ -293,11 +340,20 @@ class Core:
         """
         workers = [slot for slot in self.slots if not slot.spare]
         serving = sum(slot.serving and self._is_proved(slot) for slot in workers)
-        if not serving or self._draining:
+        if not serving or self.draining:
             return "down"
         return "ok" if serving == len(workers) else "degraded"
 
     # Insides
+
+    def _with_ready_worker(self, number: int) -> Slot | str:
+        """The slot of that number, or in words why its worker cannot be replaced."""
+        if not 0 <= number < len(self.slots):
+            return f"there is no slot {number}: they are 0 to {len(self.slots) - 1}"
+        slot = self.slots[number]
+        if slot.worker is None or slot.worker.ready is None or slot.doomed:
+            return f"slot {number} is {slot.state}: it has no worker that could be replaced"
+        return slot
 
     def _lease(self, now: float) -> None:
         for slot in self.slots:
@@ -338,6 +394,7 @@ class Core:
 
     def _sweep(self, now: float) -> None:
         self.dispatcher.expire(now)
+        self.timings.look(now)
         self.dispatcher.release_held(now)
         self.dispatcher.quarantine.expire(now)
         self.dispatcher.rebalance()
@@ -353,7 +410,7 @@ class Core:
         worker = slot.worker
         if worker is None or worker.recycle is None or slot.state is not SlotState.IDLE:
             return
-        if slot.doomed or self._draining:
+        if slot.doomed or self.draining:
             return
         slot.advance(SlotEvent.DRAIN)
         worker.killed_for = worker.recycle
@@ -380,8 +437,11 @@ class Core:
             reason = "boot" if of_its_own else reason
             slot.hopeless += HOPELESS if of_its_own else 1
         self.books.worker_ended(reason)
+        self.timings.died(slot.lease, now)
         slot.restarts += 1
         facts = {**_facts(slot), "reason": reason, "cause": death.words}
+        self.history.add(End(now, **facts))
+        self.history.add(End(now, slot.number, slot.generation, worker.pid, reason, death.words))
         slot.advance(SlotEvent.EXITED)
         slot.worker = None
         planned = worker.recycle is not None and reason == worker.recycle
@@ -398,8 +458,11 @@ class Core:
         if not planned:
             found = autopsy.examine(slot, worker, death.position, weight=weight, now=now)
             self._instructions.append(Report(reason, death, found))
+            if slot.lease is not None:
+                self.timings.lost(slot.lease.requests(), now)
         fresh = worker.settled == 0
-        self.dispatcher.lost(slot, Loss(now, death.position, weight, fresh=fresh))
+        loss = Loss(now, death.position, weight, fresh=fresh)
+        self.dispatcher.lost(slot, Loss(now) if planned else loss)
         self._staff(now)
         self._give_up_if_none_can_start()
 
@@ -427,7 +490,7 @@ class Core:
 
     def _give_up_if_none_can_start(self) -> None:
         """With every slot empty after boot failures, waiting is of no use: say why."""
-        if self._draining:
+        if self.draining:
             self._fail_if_none_is_left()
             return
         if self.boot_error is None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from opuspool import calls, files
-from opuspool.base import PoolBase, check_open
+from opuspool.base import PoolBase, check_open, replace_worker
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
 from opuspool.streamformat import StreamFormat
@@ -147,9 +147,7 @@ class AsyncPool(PoolBase):
         timeout: float = 5.0,  # noqa: ASYNC109  as in status
     ) -> None:
         """Have a slot's worker replaced; see `Pool.replace_worker`."""
-        await asyncio.to_thread(
-            replace_worker, self._connection, slot, timeout, at_once=at_once
-        )
+        await asyncio.to_thread(replace_worker, self._connection, slot, timeout, at_once=at_once)
 
     def _stream(self, fmt: StreamFormat) -> AsyncStream:
         self._connection.check()

@@ -96,9 +96,7 @@ class Backend:
             self.connection.move(self._supervisor.address)
 
 
-def replace_worker(
-    connection: Connection, slot: int, timeout: float, *, at_once: bool
-) -> None:
+def replace_worker(connection: Connection, slot: int, timeout: float, *, at_once: bool) -> None:
     """Ask for it; see `Pool.replace_worker`.
 
     Raises:

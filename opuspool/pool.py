@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
 from opuspool import calls, files
-from opuspool.base import PoolBase, check_open
+from opuspool.base import PoolBase, check_open, replace_worker
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
 from opuspool.streamformat import StreamFormat

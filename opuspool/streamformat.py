@@ -29,7 +29,6 @@ class StreamFormat:
         channels: 1 or 2; interleaved where 2.
         dtype: "float32", in [-1, 1], or "int16".
         frame_bytes: bytes of one sample of all channels.
-        bytes_per_second: bytes of one second of all channels.
         capacity: samples per channel of the longest packet, 120 ms.
         max_packet_pcm_bytes: bytes of PCM that one packet may decode to.
         bytes_per_second: bytes of one second of PCM.
@@ -47,7 +46,6 @@ class StreamFormat:
     bytes_per_second: int = field(init=False, compare=False)
     capacity: int = field(init=False, compare=False)
     max_packet_pcm_bytes: int = field(init=False, compare=False)
-    bytes_per_second: int = field(init=False, compare=False)
     code: int = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -69,7 +67,6 @@ class StreamFormat:
         code = rate | (self.channels - 1) << 3 | SAMPLE_TYPES.index(self.dtype) << 4
         for name, value in (
             ("frame_bytes", frame_bytes),
-            ("bytes_per_second", frame_bytes * self.sample_rate),
             ("capacity", capacity),
             ("max_packet_pcm_bytes", capacity * frame_bytes),
             ("bytes_per_second", self.sample_rate * frame_bytes),

@@ -42,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[name] = str(folder)
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     os.environ["XDG_STATE_HOME"] = str(folder / "state")  # crash reports
+    os.environ["OPUSPOOL_SUPERVISOR_HTTP"] = ""  # its port is one for the whole machine
     tempfile.tempdir = None  # look at the environment again
 
 

@@ -1,9 +1,9 @@
 """Answers to a client's questions and an operator's wishes; pure.
 
-    {"what": "status"}               everything that `status()` tells
-    {"what": "recycle", "slot": 1}   replace the slot's worker when it is idle
-    {"what": "restart", "slot": 1}   kill it now
-    anything else, or what cannot be  {"error": why}
+{"what": "status"}               everything that `status()` tells
+{"what": "recycle", "slot": 1}   replace the slot's worker when it is idle
+{"what": "restart", "slot": 1}   kill it now
+anything else, or what cannot be  {"error": why}
 """
 
 from __future__ import annotations

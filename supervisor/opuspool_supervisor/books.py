@@ -51,7 +51,6 @@ class Books:
     requests: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     packets_decoded: int = 0
     audio_seconds: float = 0.0
-    audio_seconds_decoded: float = 0.0
     spawns: int = 0
     worker_restarts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(RESTART_REASONS, 0)

@@ -15,12 +15,10 @@ from opuspool_supervisor import autopsy, canary, recycle
 from opuspool_supervisor.books import Books
 from opuspool_supervisor.dispatch import Dispatcher
 from opuspool_supervisor.history import End, History
-from opuspool_supervisor.history import End, History
 from opuspool_supervisor.records import Lease, Loss
 from opuspool_supervisor.restart import RestartPolicy, Verdict
 from opuspool_supervisor.results import ResultsError
 from opuspool_supervisor.slots import EMPTY, HOPELESS, Slot, SlotEvent, SlotState, Worker
-from opuspool_supervisor.timings import Timings
 from opuspool_supervisor.timings import Timings
 
 if TYPE_CHECKING:
@@ -149,8 +147,6 @@ class Core:
         self.books = Books()
         self.timings = Timings()
         self.history = History()
-        self.timings = Timings()
-        self.history = History()
         self.dispatcher = Dispatcher(config, self.slots, self.books)
         self.boot_error: str | None = None
         self.draining = False
@@ -213,7 +209,6 @@ class Core:
         if lease.canary:
             self._staff(now)
         else:
-            self.timings.settled(lease, now)
             slot.worker.settled += 1
             slot.worker.served += len(lease.expects)
             autopsy.remember(slot.worker, lease)
@@ -265,10 +260,11 @@ class Core:
         return None
 
     def restart(self, number: int, now: float) -> str | None:
-        """Kill a slot's worker now, whatever it does; returns why not, where it cannot be."""
+        """Kill a slot's worker now, without blame; returns why not, where it cannot be."""
         slot = self._with_ready_worker(number)
-        if isinstance(slot, str):
-            return slot
+        if isinstance(slot, str) or slot.worker is None:
+            return str(slot)
+        slot.worker.recycle = "killed"
         self._tell("warning", "restart_asked_for", _facts(slot))
         self._kill(slot, "killed", now, dump=False)
         return None
@@ -279,20 +275,6 @@ class Core:
         self.dispatcher.refusal = (Status.SHUTDOWN, "the supervisor is shutting down")
         self._fail_if_none_is_left()
         self._tell("info", "draining", {"open_requests": self.open_requests, "at": now})
-
-    # An operator's wishes
-
-    def recycle(self, slot: Slot, now: float) -> None:
-        """Replace a slot's worker when it has finished what it has in hand."""
-        if slot.worker is not None and slot.worker.recycle is None:
-            slot.worker.recycle = "recycled_age"  # its time is up, somebody has decided
-            self._retire_if_due(slot, now)
-
-    def restart(self, slot: Slot, now: float) -> None:
-        """Kill a slot's worker at once; what it has in hand is tried again, without blame."""
-        if slot.worker is not None and not slot.doomed:
-            slot.worker.recycle = "killed"
-            self._kill(slot, "killed", now, dump=False)
 
     # Time passes
 
@@ -441,7 +423,6 @@ class Core:
         slot.restarts += 1
         facts = {**_facts(slot), "reason": reason, "cause": death.words}
         self.history.add(End(now, **facts))
-        self.history.add(End(now, slot.number, slot.generation, worker.pid, reason, death.words))
         slot.advance(SlotEvent.EXITED)
         slot.worker = None
         planned = worker.recycle is not None and reason == worker.recycle
@@ -458,8 +439,6 @@ class Core:
         if not planned:
             found = autopsy.examine(slot, worker, death.position, weight=weight, now=now)
             self._instructions.append(Report(reason, death, found))
-            if slot.lease is not None:
-                self.timings.lost(slot.lease.requests(), now)
         fresh = worker.settled == 0
         loss = Loss(now, death.position, weight, fresh=fresh)
         self.dispatcher.lost(slot, Loss(now) if planned else loss)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import os
 import socket
 import threading
 import time
@@ -170,7 +171,8 @@ def bind(address: str) -> socket.socket:
         found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
         return socket.create_server(found[0][4][:2], family=found[0][0])
     except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
+        number = getattr(error, "errno", None)
+        why = os.strerror(number) if isinstance(number, int) and number > 0 else error
         raise ConfigError(
             f"cannot listen on {address}: {why}; set [supervisor] http (or "
             'OPUSPOOL_SUPERVISOR_HTTP) to another host:port, or to "" for none'

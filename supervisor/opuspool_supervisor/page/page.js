@@ -36,6 +36,7 @@ function time(seconds) {
   return `${Math.floor(seconds)} s`;
 }
 
+const count = (n, noun) => `${number(n)} ${noun}${n === 1 ? "" : "s"}`;
 const number = (value) => Math.round(value).toLocaleString("en").replaceAll(",", "\u202f");
 const seconds = (value) => value === null ? "\u2013" : value < 1 ? `${+(value * 1000).toPrecision(2)} ms` : `${+value.toPrecision(2)} s`;
 
@@ -128,7 +129,7 @@ function drawCauses(now) {
   rows("causes", seen.map((reason) =>
     [marked(kindOf(reason), reason), number(start[reason]), number(ever[reason])]));
   at("ever").textContent = (seen.length ? "" : "None. ") +
-    `Ever: since ${now.ever.since.slice(0, 10)}, ${number(now.ever.supervisor_starts)} starts of the daemon.`;
+    `Ever: since ${now.ever.since.slice(0, 10)}, ${count(now.ever.supervisor_starts, "start")} of the daemon.`;
 }
 
 function drawEnds(now) {
@@ -138,7 +139,7 @@ function drawEnds(now) {
 }
 
 function drawChart(now) {
-  const width = 600, height = 140, base = height - 18, left = 34;
+  const width = 600, base = 120;
   const totals = new Map(now.history.minutes.map((minute) => {
     const kinds = {};
     for (const [reason, n] of Object.entries(minute.reasons)) {
@@ -147,19 +148,14 @@ function drawChart(now) {
     return [minute.ago, kinds];
   }));
   const most = Math.max(1, ...[...totals.values()].map((kinds) => Object.values(kinds).reduce((a, b) => a + b, 0)));
-  const step = (width - left) / 60;
-  const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img",
+  const step = width / 60;
+  const chart = svg("svg", { viewBox: `0 0 ${width} ${base + 1}`, preserveAspectRatio: "none", role: "img",
     "aria-label": "Restarts of workers by minute and cause over the last hour" });
-  chart.append(svg("line", { x1: left, x2: width, y1: base + .5, y2: base + .5 }),
-    svg("line", { x1: left, x2: width, y1: 8.5, y2: 8.5 }),
-    svg("text", { x: left - 5, y: 13, "text-anchor": "end" }, `${most}`),
-    svg("text", { x: left - 5, y: base + 4, "text-anchor": "end" }, "0"),
-    svg("text", { x: left, y: height - 3 }, "60 min ago"),
-    svg("text", { x: width, y: height - 3, "text-anchor": "end" }, "now"));
+  chart.append(svg("line", { x1: 0, x2: width, y1: base + .5, y2: base + .5 }));
   for (const [ago, kinds] of totals) {
     let y = base;
     for (const kind of Object.keys(KINDS)) {
-      const tall = (kinds[kind] || 0) / most * (base - 9);
+      const tall = (kinds[kind] || 0) / most * base;
       y -= tall;
       if (!tall) continue;
       const bar = svg("rect", { x: width - (ago + 1) * step + 1, y, width: step - 2, height: tall, class: kind });
@@ -168,6 +164,7 @@ function drawChart(now) {
     }
   }
   at("chart").replaceChildren(chart);
+  at("most").textContent = totals.size ? `at most ${count(most, "restart")} a minute` : "none";
   at("legend").replaceChildren(...Object.keys(KINDS).map((kind) => {
     const item = element("li");
     item.append(marked(kind, NAMES[kind]));
@@ -181,7 +178,7 @@ function draw(now) {
   document.title = `opuspool: ${now.health}`;
   at("about").textContent = `version ${now.supervisor.version}, process ${now.supervisor.pid}, up ` +
     `${time(now.supervisor.uptime_seconds)}; ${now.libopus.version || "no libopus yet"}; ` +
-    `${number(now.clients)} clients`;
+    count(now.clients, "client");
   const trouble = [now.boot_error, ...now.unbalanced];
   if (now.age_seconds > 5) trouble.push(`The daemon's loop last came round ${time(now.age_seconds)} ago.`);
   complain(trouble.filter(Boolean).join("\n"));

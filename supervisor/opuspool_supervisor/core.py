@@ -47,6 +47,10 @@ STALE_CANARIES = 3
 DOUBTFUL_DEATHS = 2
 """After so many workers that died before any work, a slot's next one must decode a canary first."""
 
+ASKED_FOR = "asked for by an operator"
+ASKED_REASONS = frozenset({"exit", "killed"})
+"""Reasons for which a planned end is counted that an operator has asked for."""
+
 BLAME_WEIGHT = {"killed": 0.5}
 """How surely the packet in hand caused a death, by reason; 1 where it is not named.
 
@@ -421,24 +425,26 @@ class Core:
         self.books.worker_ended(reason)
         self.timings.died(slot.lease, now)
         slot.restarts += 1
-        facts = {**_facts(slot), "reason": reason, "cause": death.words}
+        planned = worker.recycle is not None and reason == worker.recycle
+        cause = ASKED_FOR if planned and reason in ASKED_REASONS else death.words
+        facts = {**_facts(slot), "reason": reason, "cause": cause}
         self.history.add(End(now, **facts))
         slot.advance(SlotEvent.EXITED)
         slot.worker = None
-        planned = worker.recycle is not None and reason == worker.recycle
         verdict = Verdict(now) if planned else self._policy.judge(slot, worker, now)
         slot.due = verdict.due
         if verdict.failed:
             slot.advance(SlotEvent.GAVE_UP)
         facts["next_start_seconds"] = round(verdict.due - now, 3)
-        level = "error" if verdict.failed else "info" if planned else "warning"
-        self._tell(level, "worker_ended", facts)
         if booting:
             self.boot_error = death.words
         weight = BLAME_WEIGHT.get(reason, 1.0)
         if not planned:
             found = autopsy.examine(slot, worker, death.position, weight=weight, now=now)
             self._instructions.append(Report(reason, death, found))
+            facts["digest"] = found.in_hand.digest if found.in_hand else None
+        level = "error" if verdict.failed else "info" if planned else "warning"
+        self._tell(level, "worker_ended", facts)
         fresh = worker.settled == 0
         loss = Loss(now, death.position, weight, fresh=fresh)
         self.dispatcher.lost(slot, Loss(now) if planned else loss)

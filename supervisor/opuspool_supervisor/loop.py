@@ -314,11 +314,13 @@ class Supervisor:
         return exits
 
     def _on_exit(self, exit_: Any) -> None:
+        process = self._processes.get(exit_.serial)
+        pid = process.pid if process is not None else None
         self._processes.reap(exit_.serial)
         self._identities.pop(self._addresses.pop(exit_.serial), None)
         death: Death = exit_.death
         if death.fault_text:
-            self._log.info("worker_traceback", text=death.fault_text)
+            self._log.debug("worker_traceback", pid=pid, text=death.fault_text)
         self._core.exited(exit_.serial, death, time.monotonic())
 
     # Stopping

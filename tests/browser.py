@@ -119,7 +119,7 @@ def browser() -> Iterator[Page]:
             [
                 "/bin/sh",
                 "-c",
-                f'exec "$@" 3<&{its_in} 4>&{its_out}',
+                f'exec "$@" 3</dev/fd/{its_in} 4>/dev/fd/{its_out}',
                 "sh",
                 CHROMIUM,
                 "--headless=new",

@@ -82,6 +82,12 @@ def faulty(monkeypatch: pytest.MonkeyPatch, tokens: Path) -> Path:
 
 
 @pytest.fixture
+def http(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let daemons of this test serve HTTP, at a free port."""
+    monkeypatch.setenv("OPUSPOOL_SUPERVISOR_HTTP", "127.0.0.1:0")
+
+
+@pytest.fixture
 def endpoint() -> Iterator[str]:
     """Return an address for a daemon of this test; its directory is not there yet."""
     folder = Path(os.environ["TMPDIR"]) / "d"

@@ -18,7 +18,7 @@ def _section(title: str) -> str:
 
 
 def _events(tree: ast.AST) -> set[str]:
-    """First arguments of `log.info("name", ...)`, and second ones of `_tell("info", "name", ...)`."""
+    """The names in `log.info("name", ...)` and `_tell("info", "name", ...)`."""
     found = set()
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):

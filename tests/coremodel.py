@@ -230,6 +230,7 @@ class Sent:
         blame: deaths by operation, by the world's own count.
         expected: the outcome blob that the reference decoder gave, where it is known.
         settled: results with its outcome have been taken by the core.
+        garbled: leases of its own that ended in garbage, by the world's own count.
         status: of its answer; None before.
     """
 
@@ -240,6 +241,7 @@ class Sent:
     blame: dict[int, float] = field(default_factory=dict)
     expected: bytes | None = None
     settled: bool = False
+    garbled: int = 0
     status: Status | None = None
     payload: bytes = b""
 
@@ -449,7 +451,9 @@ class World:
         cause = slot.worker.killed_for or reason
         if slot.worker.ready is None:
             self.hopeless[slot.number] += HOPELESS if cause in {"exit", "boot"} else 1
-        if slot.lease is not None and position.lease == slot.lease.id:
+        if slot.lease is not None and slot.worker.babbled:
+            self._garbled(slot.lease)
+        elif slot.lease is not None and position.lease == slot.lease.id:
             self._blame(slot.lease, position, 0.5 if cause == "killed" else 1.0)
         self.core.exited(worker.serial, Death(reason, f"died of {reason}", position), self.now)
 
@@ -576,6 +580,16 @@ class World:
             sent.blame[position.op] = sent.blame.get(position.op, 0.0) + weight
         if step.stream in tracks and weight == 1 and step.action != Action.CLOSE:
             tracks[step.stream].deaths += 1
+
+    def _garbled(self, lease: Lease) -> None:
+        """A request by itself, of which workers keep sending garbage, is given up as a whole."""
+        requests = lease.requests()
+        if len(requests) == 1 and requests[0].alone:
+            sent = self.sent[requests[0].id]
+            sent.garbled += 1
+            attempts = self.config.requests.max_attempts
+            if sent.garbled >= attempts:
+                sent.blame = dict.fromkeys(range(len(sent.operations)), float(attempts))
 
     def _take_answers(self) -> None:
         answers = self.dispatcher.answers

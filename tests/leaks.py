@@ -83,6 +83,14 @@ def clean_up(leaks: Leaks) -> None:
         _delete(path)
 
 
+def alive(process: psutil.Process) -> bool:
+    """Whether a process has not ended; a zombie has."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _difference(before: Snapshot, after: Snapshot) -> Leaks:
     descriptors = [
         f"{number} {target}"

@@ -32,6 +32,7 @@ def daemon(settings: Path) -> Iterator[subprocess.Popen[str]]:
         daemon_command("--config", settings), stderr=subprocess.PIPE, text=True, bufsize=1
     )
     lines: list[str] = []
+    process.log = lines  # type: ignore[attr-defined]  # for the test to read
     assert process.stderr is not None
     reader = threading.Thread(target=lines.extend, args=(process.stderr,))
     reader.start()
@@ -43,7 +44,6 @@ def daemon(settings: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
         reader.join()
         process.stderr.close()
-        process.log = lines  # type: ignore[attr-defined]  # for the test to read

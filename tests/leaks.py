@@ -62,7 +62,7 @@ class Leaks:
         return "\n  ".join(["left behind:", *lines])
 
 
-def leaks_since(before: Snapshot, timeout: float = 5) -> Leaks:
+def leaks_since(before: Snapshot, timeout: float = 15) -> Leaks:
     """Wait until all that came after `before` is gone, `timeout` s at most; return the rest."""
     end = time.monotonic() + timeout
     pause = 0.001

@@ -114,7 +114,7 @@ def test_impossible_requests_are_refused(
     """Row 19: an answer that says so; the stream may go on."""
     record = Request(7, 1, 1000, len(blob), count, FULL.code, Flag.OPEN)
     peer.send_multipart(wire.pack(Kind.REQUESTS, [record], [blob]))
-    assert peer.poll(5000)
+    assert peer.poll(30_000)
     answer = wire.parse(peer.recv_multipart()).records[0]
     assert (answer.id, answer.status) == (7, wire.Status.BAD_REQUEST)
 
@@ -157,7 +157,7 @@ def test_ten_thousand_mutated_messages_do_no_harm() -> None:
 
 def _connect(here: Scene) -> socket.socket:
     raw = socket.socket(socket.AF_UNIX)
-    raw.settimeout(0.2)
+    raw.settimeout(10)
     raw.connect(here.endpoint.removeprefix("ipc://"))
     return raw
 
@@ -225,7 +225,7 @@ sys.stdin.read()
 @pytest.mark.parametrize("state", ["busy", "quiet"])
 def test_a_client_that_is_killed_leaves_no_streams(faulty: Path, state: str) -> None:
     """Row 16: in the middle of a request, or with streams open: they go when its time is over."""
-    settings = {"limits": {"client_ttl_seconds": 1.0}}
+    settings = {"limits": {"client_ttl_seconds": 3.0}}
     with scene(deaths={}, settings=settings, bystanders=2) as here:
         slow = faults.marker("slow").hex()
         command = [sys.executable, "-c", CLIENT, here.endpoint, slow, state]
@@ -285,7 +285,7 @@ peer = zmq.Context().socket(zmq.DEALER)
 peer.linger = 0
 peer.connect(sys.argv[1])
 peer.send_multipart([bytes.fromhex(frame) or b"" for frame in sys.argv[3:]])
-print(peer.poll(700), flush=True)
+print(peer.poll(30_000 if sys.argv[2] == "0" else 700), flush=True)
 """
 
 

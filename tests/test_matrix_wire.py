@@ -176,15 +176,32 @@ def _shake_hands(raw: socket.socket) -> None:
             heard += raw.recv(1000)
 
 
+def _await_end(raw: socket.socket) -> None:
+    """The supervisor hangs up, whatever it has said before."""
+    raw.settimeout(60)
+    with suppress(ConnectionResetError):
+        while raw.recv(1000):
+            pass
+
+
+def test_a_frame_that_is_too_large_is_not_waited_for() -> None:
+    """Row 19: who announces one is shown out before it comes."""
+    with scene(deaths={}) as here, _connect(here) as raw:
+        _shake_hands(raw)
+        raw.sendall(b"\x02" + (wire.MAX_DATA_BYTES + 1).to_bytes(8, "big"))
+        _await_end(raw)
+
+
 def test_random_bytes_on_the_socket_do_no_harm() -> None:
-    """Row 19: no ZMTP at all, ZMTP that breaks off, a peer that says nothing."""
+    """Row 19: no ZMTP at all, ZMTP that breaks off; a peer that says nothing is shown out."""
     rng = random.Random(20)
-    with scene(deaths={}) as here:
+    with scene(deaths={}) as here, _connect(here) as silent:
         openings = [b"", GREETING, GREETING[:20], GREETING + READY, GREETING + READY + b"\x02\xff"]
         for number in range(60):
             with _connect(here) as raw, suppress(OSError):
                 raw.sendall(openings[number % len(openings)] + rng.randbytes(4000))
         here.decodes()
+        _await_end(silent)
 
 
 def test_endless_frames_are_given_back_with_their_peer() -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import queue
-import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from opuspool import config as configs
+from opuspool import rundir
 from opuspool.channel import Address
 from opuspool.curve import CurveKeys
 from opuspool.errors import ConfigError, SupervisorLostError
@@ -60,7 +59,7 @@ class PrivateSupervisor:
     def __init__(self, config: Config, lost: Callable[[SupervisorLostError], None]) -> None:
         self._lost = lost
         self._stopping = False
-        self._directory = _new_directory() if zmq.has("ipc") else ""
+        self._directory = str(rundir.new_private_directory()) if zmq.has("ipc") else ""
         self._first_line: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         try:
             self._process = self._start(config)
@@ -137,8 +136,3 @@ class PrivateSupervisor:
     def _remove_directory(self) -> None:
         if self._directory and Path(self._directory).exists():
             shutil.rmtree(self._directory, ignore_errors=True)
-
-
-def _new_directory() -> str:
-    """A name for the sockets' directory: the supervisor makes it, the last one to go removes it."""
-    return str(Path(tempfile.gettempdir()) / f"opuspool-{secrets.token_hex(8)}")

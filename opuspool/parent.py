@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import socket
 import sys
@@ -37,8 +38,14 @@ class ParentWatch:
         return list(self._fds)
 
     def gone(self) -> bool:
-        """Tell whether the parent has died already."""
-        return os.getppid() != self._parent
+        """Tell whether it has died or let go already, even before this object was made."""
+        if os.getppid() != self._parent:
+            return True
+        if sys.platform == "win32":
+            return False
+        stdin = select.poll()
+        stdin.register(0, 0)  # only what is always told: the pipe's other end is closed
+        return bool(stdin.poll(0))
 
     def _stdin_by_thread(self) -> int:
         """ZeroMQ cannot poll a Windows pipe: a thread turns its end into a socket's end."""
@@ -73,7 +80,7 @@ class DeathSignal:
             self._prctl = lambda _option, _signal: 0
 
     def arm(self) -> bool:
-        """Arm it; False where the parent has died already."""
+        """Arm it; False where the parent has died or let go already."""
         self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if sys.platform == "linux" else 0)
         return not self._watch.gone()
 

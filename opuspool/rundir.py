@@ -8,20 +8,22 @@ dead supervisor may remove what it left: the next supervisor, or one of its own 
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from opuspool.errors import ConfigError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 if sys.platform != "win32":
     import fcntl
+
+PRIVATE_TOKEN_BYTES = 8
+"""The name of a private supervisor's directory is "opuspool-" and so many random bytes, in hex."""
 
 LOCK_WAIT_SECONDS = 1.0
 """An orphaned worker may hold a dead supervisor's lock for a moment while it clears up."""
@@ -60,8 +62,6 @@ class RunFiles:
         Raises:
             ConfigError: another supervisor lives there, or the path is somebody else's.
         """
-        self.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_directory(self.socket.parent)
         fd = self._take_lock()
         try:
             for path in (self.socket, self.back, self.hidden):
@@ -74,7 +74,8 @@ class RunFiles:
     def _take_lock(self) -> int:
         until = time.monotonic() + LOCK_WAIT_SECONDS
         while True:
-            fd = try_lock(self.lock, create=True)
+            # Each time: whoever clears up after a dead supervisor may take the directory away.
+            fd = try_lock(self.lock, create=True) if _made_directory(self.socket.parent) else None
             if fd is not None:
                 return fd
             if time.monotonic() > until:
@@ -101,6 +102,28 @@ class RunFiles:
         self.remove()
         os.close(fd)
         return True
+
+
+def new_private_directory() -> Path:
+    """A name for the sockets' directory of a private supervisor, which makes it."""
+    return Path(tempfile.gettempdir()) / f"opuspool-{secrets.token_hex(PRIVATE_TOKEN_BYTES)}"
+
+
+def private_files(directory: Path) -> RunFiles:
+    """The files of a private supervisor in its directory."""
+    return RunFiles(directory / "pool.sock", own_directory=True)
+
+
+def sweep_private(folder: Path) -> None:
+    """Remove what dead private supervisors of this user have left there (POSIX).
+
+    Their workers do that; but where all of them died with it, busy or killed too, nobody did.
+    """
+    for directory in folder.glob("opuspool-" + "[0-9a-f]" * 2 * PRIVATE_TOKEN_BYTES):
+        with suppress(OSError):  # its owner has just removed it
+            info = directory.lstat()
+            if stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid():
+                private_files(directory).sweep()
 
 
 def try_lock(path: Path, *, create: bool) -> int | None:
@@ -131,6 +154,23 @@ def try_lock(path: Path, *, create: bool) -> int | None:
         pass
     os.close(fd)
     return None
+
+
+def _made_directory(directory: Path) -> bool:
+    """Make it, or find it good; False where it has been removed meanwhile.
+
+    Raises:
+        ConfigError: it is another user's, or others may write to it.
+        OSError: it cannot be made.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_directory(directory)
+    except (FileNotFoundError, FileExistsError):
+        if os.path.lexists(directory) and not directory.is_dir():
+            raise
+        return False
+    return True
 
 
 def _check_directory(directory: Path) -> None:

@@ -93,10 +93,3 @@ def endpoint() -> Iterator[str]:
     folder = Path(os.environ["TMPDIR"]) / "d"
     yield f"ipc://{folder}/pool.sock"
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the fault matrix, which have a run of their own: `tests/run -m matrix`."""
-    for item in items:
-        if item.path.name.startswith("test_matrix_"):
-            item.add_marker(pytest.mark.matrix)

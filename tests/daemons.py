@@ -52,6 +52,6 @@ def daemon(settings: Path, wait_for: str = "worker_ready") -> Iterator[subproces
         yield process
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
         reader.join()
         process.stderr.close()

@@ -62,7 +62,7 @@ class Leaks:
         return "\n  ".join(["left behind:", *lines])
 
 
-def leaks_since(before: Snapshot, timeout: float = 5) -> Leaks:
+def leaks_since(before: Snapshot, timeout: float = 15) -> Leaks:
     """Wait until all that came after `before` is gone, `timeout` s at most; return the rest."""
     end = time.monotonic() + timeout
     pause = 0.001
@@ -81,6 +81,14 @@ def clean_up(leaks: Leaks) -> None:
     psutil.wait_procs(leaks.processes, timeout=5)
     for path in leaks.files:
         _delete(path)
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether a process has not ended; a zombie has."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _difference(before: Snapshot, after: Snapshot) -> Leaks:

@@ -55,8 +55,11 @@ LOST_EVERY = 17
 SPARE_DESCRIPTORS = 8
 """Descriptors that the supervisor may have more at the end."""
 
-PATIENCE_SECONDS = 3.0
+PATIENCE_SECONDS = 10.0
 """No bystander's packet may take longer: a death, a hang and a busy machine are in it."""
+
+BUSY_LOOKS = 10
+"""A worker that is busy at so many looks in a row has more to do than a bystander's packet."""
 
 GROWTH_BYTES = 64 * 1024 * 1024
 """Memory that the supervisor may have more at the end."""
@@ -121,7 +124,7 @@ class Scene:
 
     def __init__(self, pool: opuspool.Pool, bystanders: int) -> None:
         self.pool = pool
-        wait_until(lambda: all_idle(pool.status()), what="all workers have started")
+        wait_until(lambda: all_idle(pool.status()), 60, what="all workers have started")
         self.supervisor = psutil.Process(pool.status()["supervisor"]["pid"])
         self.bystanders = [Bystander(pool, fmt) for fmt in FORMATS[:bystanders]]
         self.before: Status = {}
@@ -162,13 +165,17 @@ class Scene:
         assert pid is not None
         return pid
 
+    def busy_pid(self) -> int:
+        """The pid of a worker that is busy for longer than a bystander's packet takes."""
+        return wait_until(self._find_busy, what="a worker has long work in hand")
+
     def growth(self) -> int:
         """How much more memory the supervisor has had at its peak than before the fault, bytes."""
         status = Path(f"/proc/{self.supervisor.pid}/status").read_text()
         peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
         return int(peak.split()[1]) * 1024 - self.resources[1]
 
-    def await_restarts(self, timeout: float = 10, **reasons: int) -> None:
+    def await_restarts(self, timeout: float = 60, **reasons: int) -> None:
         """Wait until at least so many workers have ended for these reasons."""
         wanted = Counter(reasons)
         wait_until(lambda: self.restarts() >= wanted, timeout, f"{wanted} restarts")
@@ -193,7 +200,7 @@ class Scene:
     def await_health(self) -> None:
         """After the fault: the bystanders go on, all workers are there again (P5)."""
         self._let_them_speak()
-        wait_until(lambda: self._healed(self.status()), 20, what="healthy again")
+        wait_until(lambda: self._healed(self.status()), 60, what="healthy again")
         self.decodes()
 
     def end(self) -> None:
@@ -235,6 +242,16 @@ class Scene:
         workers = self.status()["workers"]
         pids = [w["pid"] for w in workers if not w["streams"] and w["state"] == "IDLE"]
         return pids[0] if pids else None
+
+    def _find_busy(self) -> int:
+        """0: there is none."""
+        busy = self._busy()
+        for _ in range(BUSY_LOOKS):
+            busy &= self._busy()
+        return next(iter(busy), 0)
+
+    def _busy(self) -> set[int]:
+        return {w["pid"] for w in self.status()["workers"] if w["state"] == "BUSY"}
 
     def _let_them_speak(self) -> None:
         before = [bystander.calls for bystander in self.bystanders]

@@ -16,7 +16,7 @@ import opuspool
 if TYPE_CHECKING:
     from pathlib import Path
 
-QUICK = {"workers": {"hang_seconds": 0.3}, "restart": {"period_seconds": 0.5}}
+QUICK = {"workers": {"hang_seconds": 1.0}, "restart": {"period_seconds": 0.5}}
 """Hangs are found soon, and many deaths in a row are replaced without delay."""
 
 CRASHES = {

@@ -37,7 +37,12 @@ def test_a_crash_loop_is_slowed_given_up_and_healed(tmp_path: Path) -> None:
     library, deadly = front(tmp_path, DEADLY)
     settings: Settings = {
         "workers": {"libopus": str(library)},
-        "restart": {"backoff_seconds": 0.02, "intensity": 10, "failed_retry_seconds": 0.5},
+        "restart": {
+            "backoff_seconds": 0.02,
+            "intensity": 10,
+            "period_seconds": 600.0,  # however long ten starts take
+            "failed_retry_seconds": 0.5,
+        },
         "health": {"canary_seconds": 0.1},
     }
     with scene(deaths=None, bystanders=0, settings=settings) as here:
@@ -49,14 +54,14 @@ def test_a_crash_loop_is_slowed_given_up_and_healed(tmp_path: Path) -> None:
         def all_failed() -> bool:
             return all(slot["state"] == "FAILED" for slot in here.status()["workers"])
 
-        wait_until(all_failed, 30, what="every slot has been given up")
+        wait_until(all_failed, 90, what="every slot has been given up")
         starts, work, began = here.counters()["spawns"], _cpu(here.supervisor), time.monotonic()
         states = [here.status()["health"] for _ in _ticks(2.0)]
+        starts, work = here.counters()["spawns"] - starts, _cpu(here.supervisor) - work
+        seconds = time.monotonic() - began
         assert "ok" not in states
-        assert here.counters()["spawns"] - starts <= 3 * 2.0 / (0.75 * 0.5) + 3, (
-            "one probe at a time"
-        )
-        assert (_cpu(here.supervisor) - work) / (time.monotonic() - began) < 1.0
+        assert starts <= 3 * (seconds / (0.75 * 0.5) + 1), "one probe at a time"
+        assert work / seconds < 1.0
         deadly.unlink()
         here.await_health()
         assert set(here.restarts()) == {"segv"}
@@ -74,7 +79,7 @@ def test_a_worker_that_does_not_get_ready_is_ended(tmp_path: Path) -> None:
     """Row 10: a start that takes too long is a boot failure; when it is mended, so is the pool."""
     library, slow = front(tmp_path, SLOW)
     settings: Settings = {
-        "workers": {"libopus": str(library), "start_seconds": 1.5},
+        "workers": {"libopus": str(library), "start_seconds": 4.0},
         "restart": {"backoff_max_seconds": 0.3},
     }
     with scene(deaths=None, settings=settings) as here:

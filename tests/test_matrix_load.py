@@ -92,13 +92,17 @@ def test_bulk_work_does_not_delay_live_streams() -> None:
     utterance = speech_packets(20.0) * 2
     right = golden(utterance)
     settings = {"requests": {"window_pieces": 64}}  # a whole utterance at a time
-    with (
-        scene(deaths={}, patience=0.5, settings=settings) as here,
-        ThreadPoolExecutor(40) as threads,
-    ):
+    with scene(deaths={}, settings=settings) as here, ThreadPoolExecutor(40) as threads:
+        began = time.monotonic()
         for pcm in threads.map(here.pool.decode, [utterance] * 40):
             assert np.array_equal(pcm, right)
+        seconds = time.monotonic() - began
+        worst = max(bystander.worst for bystander in here.bystanders)
+        assert worst < seconds / 3, f"{worst:.2f} s of {seconds:.2f} s"
 
+
+AT_ONCE = 5.0
+"""Seconds; a request that waits for its turn and a deadline takes 30."""
 
 LIMITS: dict[str, dict[str, int]] = {
     "requests": {"queued_requests": 3},
@@ -127,7 +131,7 @@ def test_too_much_is_refused_at_once(faulty: Path, limits: dict[str, int]) -> No
                     good = np.array_equal(stream.decode(slow), golden(PACKETS[:1], 48000, 2))
                 outcomes.append("ok" if good else "wrong")
             except opuspool.OverloadedError as error:
-                at_once = time.monotonic() - began < 1
+                at_once = time.monotonic() - began < AT_ONCE
                 outcomes.append("refused" if at_once and error.retry_after > 0 else "late")
 
         with ThreadPoolExecutor(60) as threads:
@@ -148,10 +152,9 @@ def test_what_is_too_late_in_the_queue_is_not_executed(faulty: Path, tokens: Pat
             thread = threading.Thread(target=lambda: results.append(busy.decode_many(slow)))
             thread.start()
             wait_until(lambda: here.status()["in_flight"], what="the worker is busy")
-            began = time.monotonic()
             with pytest.raises(opuspool.DecodeTimeoutError):
                 stream.decode(late, timeout=0.2)
-            assert time.monotonic() - began < 1
+            assert not results, "the worker is busy still"
             thread.join()
             assert np.array_equal(stream.decode_many(UTTERANCE), golden(UTTERANCE))
         assert np.array_equal(results[0], golden(PACKETS[:40]))

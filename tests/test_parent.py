@@ -144,7 +144,7 @@ def test_a_parent_that_lets_go_is_as_good_as_gone() -> None:
     with family(WATCHES) as found:
         found.tell("let go")
         assert found.line() == "['stdin']"
-        assert found.line() == "False"
+        assert found.line() == "True"
 
 
 def test_a_parent_that_lent_the_pipe_to_another_child_is_seen_to_die() -> None:

@@ -340,3 +340,22 @@ def test_removing_what_is_gone_already_does_nothing(files: RunFiles) -> None:
         files.remove()
         files.remove()
     assert names(files) == set()
+
+
+def test_a_directory_that_is_swept_meanwhile_is_made_again(tmp_path: Path) -> None:
+    """An orphan clears a dead supervisor's directory away while the next one wants it."""
+    files = RunFiles(tmp_path / "run" / "pool.sock", own_directory=True)
+    stop = threading.Event()
+
+    def sweep() -> None:
+        while not stop.is_set():
+            files.sweep()
+
+    thread = threading.Thread(target=sweep)
+    thread.start()
+    try:
+        for _ in range(500):
+            os.close(files.prepare())
+    finally:
+        stop.set()
+        thread.join()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], timeout: float = 10, what: str = "") -> T:
+def wait_until(condition: Callable[[], T], timeout: float = 30, what: str = "") -> T:
     """Call `condition` until it returns something true, and return that.
 
     Fails the test after `timeout` seconds; `what` says what was waited for.
@@ -24,7 +24,7 @@ def wait_until(condition: Callable[[], T], timeout: float = 10, what: str = "") 
     return _last_try(condition, timeout, what)
 
 
-async def wait_until_async(condition: Callable[[], T], timeout: float = 10, what: str = "") -> T:  # noqa: ASYNC109 - the same call as above
+async def wait_until_async(condition: Callable[[], T], timeout: float = 30, what: str = "") -> T:  # noqa: ASYNC109 - the same call as above
     """Do the same as `wait_until`, and let the event loop run meanwhile."""
     for pause in _pauses(timeout):
         if value := condition():

@@ -241,7 +241,7 @@ class Core:
         if slot is None or slot.lease is None:
             return
         lease = slot.lease
-        if lease.progress != progress:
+        if lease.progress != progress or self._stalled(now):
             lease.progress = progress
             lease.moved = now
         elif now - lease.moved > self._config.workers.hang_seconds:
@@ -285,7 +285,7 @@ class Core:
 
     def tick(self, now: float) -> None:
         """Do what is due: starts, kills, deadlines, balance; then hand out leases."""
-        if now - self._now > STALL_SECONDS:
+        if self._stalled(now):
             self._forgive(now)
         self._now = now
         for slot in self.slots:
@@ -405,6 +405,9 @@ class Core:
         self._kill_after[worker.serial] = now + RETIRE_SECONDS
         self.dispatcher.lost(slot, Loss(now))
         self._staff(now)
+
+    def _stalled(self, now: float) -> bool:
+        return now - self._now > STALL_SECONDS
 
     def _forgive(self, now: float) -> None:
         """The supervisor had been stopped (SIGSTOP, suspend): no worker is late for that."""

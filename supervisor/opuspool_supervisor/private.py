@@ -12,6 +12,7 @@ import signal
 import sys
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from opuspool import config as configs
@@ -19,6 +20,7 @@ from opuspool.curve import CurveKeys
 from opuspool.errors import ConfigError
 from opuspool.exitcodes import ExitCode
 from opuspool.parent import ParentWatch
+from opuspool.rundir import private_files, sweep_private
 from opuspool_supervisor import listen, log
 from opuspool_supervisor.loop import Supervisor
 
@@ -33,7 +35,7 @@ def main() -> int:
     settings: dict[str, Any] = json.loads(line)
     config = configs.from_json(json.dumps(settings["config"]).encode())
     directory = settings["directory"]
-    address = f"ipc://{directory}/pool.sock" if directory else "tcp://127.0.0.1:*"
+    address = _address(Path(directory)) if directory else "tcp://127.0.0.1:*"
     keys = None if directory else CurveKeys.generate()
     try:
         listener = listen.listen(address, keys, own_directory=True)
@@ -46,6 +48,12 @@ def main() -> int:
     supervisor.handle_signals(signal.SIGTERM)
     supervisor.run()
     return ExitCode.OK
+
+
+def _address(directory: Path) -> str:
+    """Where to listen; whatever dead ones have left beside it is cleared away first."""
+    sweep_private(directory.parent)
+    return f"ipc://{private_files(directory).socket}"
 
 
 def _say(value: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from opuspool import calls, files
-from opuspool.base import PoolBase, check_open
+from opuspool.base import PoolBase, check_open, replace_worker
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
 from opuspool.streamformat import StreamFormat
@@ -138,6 +138,16 @@ class AsyncPool(PoolBase):
     async def status(self, timeout: float = 5.0) -> dict[str, Any]:  # noqa: ASYNC109
         """Workers, counters and health; see `Pool.status`."""
         return await asyncio.to_thread(self._connection.ask, "status", timeout)
+
+    async def replace_worker(
+        self,
+        slot: int,
+        *,
+        at_once: bool = False,
+        timeout: float = 5.0,  # noqa: ASYNC109  as in status
+    ) -> None:
+        """Have a slot's worker replaced; see `Pool.replace_worker`."""
+        await asyncio.to_thread(replace_worker, self._connection, slot, timeout, at_once=at_once)
 
     def _stream(self, fmt: StreamFormat) -> AsyncStream:
         self._connection.check()

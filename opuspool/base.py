@@ -96,6 +96,17 @@ class Backend:
             self.connection.move(self._supervisor.address)
 
 
+def replace_worker(connection: Connection, slot: int, timeout: float, *, at_once: bool) -> None:
+    """Ask for it; see `Pool.replace_worker`.
+
+    Raises:
+        ValueError: the supervisor says why not.
+    """
+    answer = connection.ask("restart" if at_once else "recycle", timeout, slot=slot)
+    if "error" in answer:
+        raise ValueError(answer["error"])
+
+
 def _daemons(endpoint_: str, config: Config) -> Address:
     address = endpoint.resolve(endpoint_)
     if endpoint.ipc_path(address) is None and config.supervisor.keys:

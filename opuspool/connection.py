@@ -113,15 +113,20 @@ class Connection:
             self._sleeping = False  # once is enough: a wake-up costs more than all the rest
             self._wake()
 
-    def ask(self, what: str, timeout: float) -> dict[str, Any]:
-        """Ask the supervisor for a report.
+    def ask(self, what: str, timeout: float, **facts: object) -> dict[str, Any]:
+        """Ask the supervisor for a report, or to do something.
+
+        Args:
+            what: "status"; "recycle" or "restart", with the fact `slot`.
+            timeout: seconds.
+            facts: what else is in the question.
 
         Raises:
             SupervisorLostError: no answer within `timeout` seconds.
         """
         self.check()
         number = next(self._ids)
-        report = self._reports[number] = _Report(what)
+        report = self._reports[number] = _Report({"what": what, **facts})
         self._questions.append(number)
         self._wake()
         arrived = report.arrived.wait(timeout)
@@ -250,7 +255,7 @@ class Connection:
         report = self._reports.get(number)
         if report is None:
             return False
-        return self._channel.send(wire.pack_json(Kind.ASK, {"what": report.what}, number))
+        return self._channel.send(wire.pack_json(Kind.ASK, report.question, number))
 
     def _send_calls(self) -> bool:
         outbox = self._outbox
@@ -392,7 +397,7 @@ def _copy(error: OpusPoolError) -> OpusPoolError:
 class _Report:
     """The answer to one question, when it is there."""
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, question: dict[str, object]) -> None:
+        self.question = question
         self.arrived = threading.Event()
         self.value: dict[str, Any] = {}

@@ -26,3 +26,5 @@ class ExitCode(IntEnum):
     """The supervisor sent what the worker cannot read."""
     ENDPOINT = 73
     """The endpoint cannot be bound, or belongs to another supervisor."""
+    HTTP = 74
+    """The address of the metrics and the status page cannot be had."""

@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
 from opuspool import calls, files
-from opuspool.base import PoolBase, check_open
+from opuspool.base import PoolBase, check_open, replace_worker
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
 from opuspool.streamformat import StreamFormat
@@ -175,6 +175,20 @@ class Pool(PoolBase):
             SupervisorLostError: no answer within `timeout` seconds.
         """
         return self._connection.ask("status", timeout)
+
+    def replace_worker(self, slot: int, *, at_once: bool = False, timeout: float = 5.0) -> None:
+        """Have a slot's worker replaced by a new one; its streams move, bit for bit.
+
+        Args:
+            slot: its number, as `status()` tells it.
+            at_once: kill it, whatever it does; otherwise it is replaced when it is idle.
+            timeout: seconds for the supervisor's answer, which does not wait for the new worker.
+
+        Raises:
+            ValueError: there is no such slot, or it has no worker just now.
+            SupervisorLostError: no answer within `timeout` seconds.
+        """
+        replace_worker(self._connection, slot, timeout, at_once=at_once)
 
     def _stream(self, fmt: StreamFormat) -> Stream:
         self._connection.check()

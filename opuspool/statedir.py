@@ -1,4 +1,4 @@
-"""Where opuspool keeps what is to outlive its processes: crash reports."""
+"""Where opuspool keeps what is to outlive its processes: crash reports, lasting counters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["crash_directory"]
+__all__ = ["crash_directory", "state_directory"]
 
 
 def crash_directory(configured: str) -> Path:
@@ -21,7 +21,16 @@ def crash_directory(configured: str) -> Path:
     """
     if configured:
         return Path(configured)
-    return _state_home() / "opuspool" / "crashes"
+    return state_directory() / "crashes"
+
+
+def state_directory() -> Path:
+    """`opuspool` in the user's state directory; it need not be there.
+
+    Raises:
+        FileNotFoundError: it lies in the user's home, and the system knows of none.
+    """
+    return _state_home() / "opuspool"
 
 
 def _state_home() -> Path:
@@ -33,6 +42,6 @@ def _state_home() -> Path:
         home = Path.home()
     except RuntimeError:
         raise FileNotFoundError(
-            "this user has no home directory: set [crashes] directory"
+            "this user has no home directory: set [crashes] directory, or XDG_STATE_HOME"
         ) from None
     return home.joinpath("AppData", "Local") if windows else home.joinpath(".local", "state")

@@ -31,6 +31,7 @@ class StreamFormat:
         frame_bytes: bytes of one sample of all channels.
         capacity: samples per channel of the longest packet, 120 ms.
         max_packet_pcm_bytes: bytes of PCM that one packet may decode to.
+        bytes_per_second: bytes of one second of PCM.
         code: the format in one byte, as it stands on the wire.
 
     Raises:
@@ -42,6 +43,7 @@ class StreamFormat:
     channels: int = 1
     dtype: SampleType = "float32"
     frame_bytes: int = field(init=False, compare=False)
+    bytes_per_second: int = field(init=False, compare=False)
     capacity: int = field(init=False, compare=False)
     max_packet_pcm_bytes: int = field(init=False, compare=False)
     code: int = field(init=False, compare=False)
@@ -67,6 +69,7 @@ class StreamFormat:
             ("frame_bytes", frame_bytes),
             ("capacity", capacity),
             ("max_packet_pcm_bytes", capacity * frame_bytes),
+            ("bytes_per_second", self.sample_rate * frame_bytes),
             ("code", code),
         ):
             object.__setattr__(self, name, value)  # frozen, but these follow from the rest

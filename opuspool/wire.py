@@ -14,7 +14,7 @@ Every message is two frames, whatever the batch: one header, one of data.
     WELCOME   supervisor → client   0          none         JSON {"version", "pid", ...}
     REQUESTS  client → supervisor   0          Request      operations (ops.py)
     ANSWERS   supervisor → client   0          Answer       outcome (ops.py), or JSON of an error
-    ASK       client → supervisor   id         none         JSON {"what": "status"}
+    ASK       client → supervisor   id         none         JSON {"what", ...} (asking.py)
     REPORT    supervisor → client   id         none         JSON
     PING      either                0          none         nothing: "still here"
     BYE       client → supervisor   0          none         nothing: "my streams are done"

@@ -42,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[name] = str(folder)
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     os.environ["XDG_STATE_HOME"] = str(folder / "state")  # crash reports
+    os.environ["OPUSPOOL_SUPERVISOR_HTTP"] = ""  # its port is one for the whole machine
     tempfile.tempdir = None  # look at the environment again
 
 
@@ -78,6 +79,12 @@ def faulty(monkeypatch: pytest.MonkeyPatch, tokens: Path) -> Path:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return Path(variables["OPUSPOOL_LIBOPUS"])
+
+
+@pytest.fixture
+def http(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let daemons of this test serve HTTP, at a free port."""
+    monkeypatch.setenv("OPUSPOOL_SUPERVISOR_HTTP", "127.0.0.1:0")
 
 
 @pytest.fixture

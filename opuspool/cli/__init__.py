@@ -14,6 +14,8 @@ from opuspool.cli.crashes import crashes
 from opuspool.cli.decode import decode
 from opuspool.cli.doctor import doctor
 from opuspool.cli.status import status
+from opuspool.cli.top import top
+from opuspool.cli.workers import recycle, restart
 from opuspool.errors import OpusPoolError
 
 __all__ = ["main"]
@@ -82,5 +84,5 @@ def main() -> None:
     """Decode Opus in processes of their own, so that no packet can take the service down."""
 
 
-for command in (decode, status, doctor, crashes):
+for command in (decode, status, top, restart, recycle, doctor, crashes):
     main.add_command(command)

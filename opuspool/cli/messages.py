@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["complain", "count", "describe", "shown"]
+__all__ = ["complain", "count", "describe", "duration", "shown"]
 
 _ADVICE: dict[type[OSError], str] = {
     FileNotFoundError: "check the path",
@@ -40,3 +40,11 @@ def shown(name: str) -> str:
 def count(number: int, noun: str) -> str:
     """Such as "1 file" or "3 files"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Such as "12 s", "3 min", "5 h" or "2 d"."""
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

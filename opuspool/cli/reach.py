@@ -1,14 +1,39 @@
-"""Whether anything listens at an endpoint, told at once: ZeroMQ itself would wait for it."""
+"""A running daemon; that none listens is told at once: ZeroMQ itself would wait for it."""
 
 from __future__ import annotations
 
 import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from opuspool.errors import SupervisorLostError
 
-__all__ = ["check_reachable"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opuspool.pool import Pool
+
+__all__ = ["check_reachable", "daemon"]
 
 _SECONDS = 2.0
+
+
+@contextmanager
+def daemon(endpoint: str | None, config: str | None) -> Iterator[Pool]:
+    """A pool of the daemon at an endpoint, by default at the one that the settings name.
+
+    Raises:
+        ConfigError: the settings or the address are wrong.
+        SupervisorLostError: nothing listens there.
+    """
+    from opuspool import config as configs
+    from opuspool.pool import Pool
+
+    settings = configs.load(config)
+    address = endpoint or settings.supervisor.endpoint
+    check_reachable(address)
+    with Pool(address, config=settings) as pool:
+        yield pool
 
 
 def check_reachable(endpoint_: str) -> None:

@@ -11,7 +11,7 @@ from opuspool.cli import messages, table
 from opuspool.cli.options import config_option, endpoint_option
 from opuspool.errors import OpusPoolError
 
-__all__ = ["status"]
+__all__ = ["row", "status"]
 
 DOWN = 2
 _CODES = {"ok": 0, "degraded": 1, "down": DOWN}
@@ -51,14 +51,9 @@ def status(*, as_json: bool, endpoint: str | None, config: str | None) -> int:
 
 
 def _ask(endpoint: str | None, config: str | None) -> dict[str, Any]:
-    from opuspool import config as configs
-    from opuspool.cli.reach import check_reachable
-    from opuspool.pool import Pool
+    from opuspool.cli.reach import daemon
 
-    settings = configs.load(config)
-    address = endpoint or settings.supervisor.endpoint
-    check_reachable(address)
-    with Pool(address, config=settings) as pool:
+    with daemon(endpoint, config) as pool:
         return pool.status()
 
 
@@ -66,11 +61,11 @@ def _show(report: dict[str, Any]) -> None:
     supervisor, libopus = report["supervisor"], report["libopus"]
     click.echo(
         f"health {report['health']}; supervisor {supervisor['pid']}, version "
-        f"{supervisor['version']}, up {_time(supervisor['uptime_seconds'])}; "
+        f"{supervisor['version']}, up {messages.duration(supervisor['uptime_seconds'])}; "
         f"{libopus['version'] or 'no libopus yet'}"
     )
-    rows = [_row(slot) for slot in report["workers"]]
-    rows += [_row(slot, spare=True) for slot in report["spares"]]
+    rows = [row(slot) for slot in report["workers"]]
+    rows += [row(slot, spare=True) for slot in report["spares"]]
     table.show(_HEADS, rows)
     click.echo(
         f"{messages.count(report['streams'], 'stream')}, {report['queue_depth']} queued, "
@@ -79,9 +74,19 @@ def _show(report: dict[str, Any]) -> None:
     for name, value in report["counters"].items():
         if text := _counter(value):
             click.echo(f"{name}: {text}")
+    if "ever" in report:
+        click.echo(_ever(report["ever"]))
 
 
-def _row(slot: dict[str, Any], *, spare: bool = False) -> list[str]:
+def _ever(ever: dict[str, Any]) -> str:
+    """What a daemon remembers of the time before its own start."""
+    restarts = _counter(ever["worker_restarts"]) or "none"
+    starts = messages.count(ever["supervisor_starts"], "start")
+    return f"worker_restarts ever: {restarts} (since {ever['since'][:10]}, {starts} of the daemon)"
+
+
+def row(slot: dict[str, Any], *, spare: bool = False) -> list[str]:
+    """A slot's cells, as in `_HEADS`."""
     return [
         f"{slot['slot']} spare" if spare else str(slot["slot"]),
         str(slot["pid"] or "-"),
@@ -90,7 +95,7 @@ def _row(slot: dict[str, Any], *, spare: bool = False) -> list[str]:
         str(slot["restarts"]),
         str(slot["streams"]),
         f"{slot['rss_bytes'] / 1e6:.1f} MB",
-        _time(slot["uptime_seconds"]),
+        messages.duration(slot["uptime_seconds"]),
     ]
 
 
@@ -98,12 +103,4 @@ def _counter(value: object) -> str:
     """A counter's number, or those of its parts that are not 0; "" where there is nothing."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {number}" for name, number in value.items() if number)
-    return str(value) if value else ""
-
-
-def _time(seconds: float) -> str:
-    """Such as "12 s", "3 min", "5 h" or "2 d"."""
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{value:.10g}" if isinstance(value, float) and value else str(value or "")

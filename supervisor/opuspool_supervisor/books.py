@@ -50,6 +50,7 @@ class Books:
     accepted: int = 0
     requests: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     packets_decoded: int = 0
+    audio_seconds: float = 0.0
     spawns: int = 0
     worker_restarts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(RESTART_REASONS, 0)

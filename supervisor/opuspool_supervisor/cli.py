@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,11 +16,21 @@ from opuspool.exitcodes import ExitCode
 from opuspool.version import VERSION
 
 if TYPE_CHECKING:
+    import socket
+
     from opuspool.config import Config
     from opuspool.curve import CurveKeys
+    from opuspool_supervisor.listen import Listener
+    from opuspool_supervisor.monitor import Monitor
 
 
-@click.command(epilog="Exit codes: 0 stopped, 64 wrong configuration, 73 the endpoint is taken.")
+_EPILOG = (
+    "Exit codes: 0 stopped, 64 wrong configuration, 73 the endpoint is taken, 74 the address of "
+    "[supervisor] http is."
+)
+
+
+@click.command(epilog=_EPILOG)
 @click.option("--config", "path", metavar="FILE", help="Settings; without it, the defaults.")
 @click.option("--check", is_flag=True, help="Check the settings, say what is wrong, and leave.")
 @click.version_option(VERSION, prog_name="opuspool-supervise")
@@ -39,22 +49,48 @@ def main(path: str | None, *, check: bool) -> None:
     if check:
         click.echo(f"{path or 'the default settings'}: good; would listen on {address}")
         return
+    from opuspool_supervisor import listen, web
+
     try:
-        _serve(config, address)
+        listener = listen.listen(address, _keys(config, address))
     except ConfigError as error:
         sys.exit(_fail(ExitCode.ENDPOINT, error))
+    try:
+        http = web.bind(config.supervisor.http) if config.supervisor.http else None
+    except ConfigError as error:
+        listener.close()
+        sys.exit(_fail(ExitCode.HTTP, error))
+    _serve(config, listener, http)
 
 
-def _serve(config: Config, address: str) -> None:
-    from opuspool_supervisor import listen, log
+def _serve(config: Config, listener: Listener, http: socket.socket | None) -> None:
+    from opuspool_supervisor import log
     from opuspool_supervisor.loop import Supervisor
+    from opuspool_supervisor.web import WebServer
 
-    listener = listen.listen(address, _keys(config, address))
-    supervisor = Supervisor(config, listener, log.configure(config.supervisor.log_level))
+    logger = log.configure(config.supervisor.log_level)
+    monitor = _monitor(listener.endpoint, logger)
+    if http is not None:
+        monitor.web = WebServer(http, monitor, config.health.canary_seconds)
+        logger.info("http_started", address=monitor.web.address)
+    supervisor = Supervisor(config, listener, logger, monitor=monitor)
     supervisor.handle_signals(signal.SIGTERM, signal.SIGINT)
     if sys.platform != "win32":
         supervisor.handle_signals(signal.SIGHUP)
     supervisor.run()
+
+
+def _monitor(endpoint_: str, logger: Any) -> Monitor:
+    from opuspool_supervisor import lasting
+    from opuspool_supervisor.monitor import Monitor
+    from opuspool_supervisor.notify import Notifier
+
+    try:
+        path = lasting.path_for(endpoint_)
+    except FileNotFoundError as error:
+        path = None
+        logger.warning("counters_not_kept", why=str(error))
+    return Monitor(lasting.LastingCounters(path, logger), Notifier())
 
 
 def _keys(config: Config, address: str) -> CurveKeys | None:

@@ -14,10 +14,12 @@ from opuspool.wire import Status
 from opuspool_supervisor import autopsy, canary, recycle
 from opuspool_supervisor.books import Books
 from opuspool_supervisor.dispatch import Dispatcher
+from opuspool_supervisor.history import End, History
 from opuspool_supervisor.records import Lease, Loss
 from opuspool_supervisor.restart import RestartPolicy, Verdict
 from opuspool_supervisor.results import ResultsError
 from opuspool_supervisor.slots import EMPTY, HOPELESS, Slot, SlotEvent, SlotState, Worker
+from opuspool_supervisor.timings import Timings
 
 if TYPE_CHECKING:
     import random
@@ -44,6 +46,10 @@ STALE_CANARIES = 3
 
 DOUBTFUL_DEATHS = 2
 """After so many workers that died before any work, a slot's next one must decode a canary first."""
+
+ASKED_FOR = "asked for by an operator"
+ASKED_REASONS = frozenset({"exit", "killed"})
+"""Reasons for which a planned end is counted that an operator has asked for."""
 
 BLAME_WEIGHT = {"killed": 0.5}
 """How surely the packet in hand caused a death, by reason; 1 where it is not named.
@@ -131,7 +137,10 @@ class Core:
         slots: worker slots, then spare slots.
         dispatcher: clients, streams, requests.
         books: the counters.
+        timings: how long leases and recoveries took.
+        history: the latest ends of workers.
         boot_error: why the last worker could not start; None once one has.
+        draining: nothing new is taken.
     """
 
     def __init__(self, config: Config, rng: random.Random) -> None:
@@ -140,9 +149,11 @@ class Core:
         workers, spares = config.workers.count, config.workers.spares
         self.slots = [Slot(n, spare=n >= workers) for n in range(workers + spares)]
         self.books = Books()
+        self.timings = Timings()
+        self.history = History()
         self.dispatcher = Dispatcher(config, self.slots, self.books)
         self.boot_error: str | None = None
-        self._draining = False
+        self.draining = False
         self._serials = count(1)
         self._by_serial: dict[int, Slot] = {}
         self._kill_after: dict[int, float] = {}
@@ -175,7 +186,7 @@ class Core:
         slot.hopeless = 0
         slot.advance(SlotEvent.READY)
         self.boot_error = None
-        if not self._draining:
+        if not self.draining:
             self.dispatcher.refusal = None
         facts = _facts(slot)
         self._tell("info", "worker_ready", {**facts, "boot_seconds": now - slot.worker.started})
@@ -196,6 +207,7 @@ class Core:
             self.babbled(serial, str(error), now)
             return
         slot.lease = None
+        self.timings.settled(lease, now)
         slot.worker.proved = now
         slot.advance(SlotEvent.SETTLED)
         if lease.canary:
@@ -241,9 +253,30 @@ class Core:
         if slot is not None and slot.worker is not None:
             slot.worker.rss_bytes = rss_bytes
 
+    def recycle(self, number: int, now: float) -> str | None:
+        """Replace a slot's worker as soon as it is idle; returns why not, where it cannot be."""
+        slot = self._with_ready_worker(number)
+        if isinstance(slot, str):
+            return slot
+        if slot.worker is not None and slot.worker.recycle is None:
+            slot.worker.recycle = "exit"
+            self._tell("info", "recycle_asked_for", _facts(slot))
+            self._retire_if_due(slot, now)
+        return None
+
+    def restart(self, number: int, now: float) -> str | None:
+        """Kill a slot's worker now, without blame; returns why not, where it cannot be."""
+        slot = self._with_ready_worker(number)
+        if isinstance(slot, str) or slot.worker is None:
+            return str(slot)
+        slot.worker.recycle = "killed"
+        self._tell("warning", "restart_asked_for", _facts(slot))
+        self._kill(slot, "killed", now, dump=False)
+        return None
+
     def drain(self, now: float) -> None:
         """Take nothing new; what has been accepted is still done."""
-        self._draining = True
+        self.draining = True
         self.dispatcher.refusal = (Status.SHUTDOWN, "the supervisor is shutting down")
         self._fail_if_none_is_left()
         self._tell("info", "draining", {"open_requests": self.open_requests, "at": now})
@@ -256,7 +289,7 @@ class Core:
             self._forgive(now)
         self._now = now
         for slot in self.slots:
-            if slot.state in EMPTY and slot.due <= now and not self._draining:
+            if slot.state in EMPTY and slot.due <= now and not self.draining:
                 slot.advance(SlotEvent.SPAWNED)
                 self._instructions.append(Spawn(slot, next(self._serials)))
             elif slot.state is SlotState.STARTING and slot.worker is not None:
@@ -294,11 +327,20 @@ class Core:
         """
         workers = [slot for slot in self.slots if not slot.spare]
         serving = sum(slot.serving and self._is_proved(slot) for slot in workers)
-        if not serving or self._draining:
+        if not serving or self.draining:
             return "down"
         return "ok" if serving == len(workers) else "degraded"
 
     # Insides
+
+    def _with_ready_worker(self, number: int) -> Slot | str:
+        """The slot of that number, or in words why its worker cannot be replaced."""
+        if not 0 <= number < len(self.slots):
+            return f"there is no slot {number}: they are 0 to {len(self.slots) - 1}"
+        slot = self.slots[number]
+        if slot.worker is None or slot.worker.ready is None or slot.doomed:
+            return f"slot {number} is {slot.state}: it has no worker that could be replaced"
+        return slot
 
     def _lease(self, now: float) -> None:
         for slot in self.slots:
@@ -339,6 +381,7 @@ class Core:
 
     def _sweep(self, now: float) -> None:
         self.dispatcher.expire(now)
+        self.timings.look(now)
         self.dispatcher.release_held(now)
         self.dispatcher.quarantine.expire(now)
         self.dispatcher.rebalance()
@@ -354,7 +397,7 @@ class Core:
         worker = slot.worker
         if worker is None or worker.recycle is None or slot.state is not SlotState.IDLE:
             return
-        if slot.doomed or self._draining:
+        if slot.doomed or self.draining:
             return
         slot.advance(SlotEvent.DRAIN)
         worker.killed_for = worker.recycle
@@ -381,26 +424,31 @@ class Core:
             reason = "boot" if of_its_own else reason
             slot.hopeless += HOPELESS if of_its_own else 1
         self.books.worker_ended(reason)
+        self.timings.died(slot.lease, now)
         slot.restarts += 1
-        facts = {**_facts(slot), "reason": reason, "cause": death.words}
+        planned = worker.recycle == reason and not worker.babbled
+        cause = ASKED_FOR if planned and reason in ASKED_REASONS else death.words
+        facts = {**_facts(slot), "reason": reason, "cause": cause}
+        self.history.add(End(now, **facts))
         slot.advance(SlotEvent.EXITED)
         slot.worker = None
-        planned = worker.recycle is not None and reason == worker.recycle
         verdict = Verdict(now) if planned else self._policy.judge(slot, worker, now)
         slot.due = verdict.due
         if verdict.failed:
             slot.advance(SlotEvent.GAVE_UP)
         facts["next_start_seconds"] = round(verdict.due - now, 3)
-        level = "error" if verdict.failed else "info" if planned else "warning"
-        self._tell(level, "worker_ended", facts)
         if booting:
             self.boot_error = death.words
         weight = BLAME_WEIGHT.get(reason, 1.0)
         if not planned:
             found = autopsy.examine(slot, worker, death.position, weight=weight, now=now)
             self._instructions.append(Report(reason, death, found))
+            facts["digest"] = found.in_hand.digest if found.in_hand else None
+        level = "error" if verdict.failed else "info" if planned else "warning"
+        self._tell(level, "worker_ended", facts)
         fresh, garbage = worker.settled == 0, worker.babbled
-        self.dispatcher.lost(slot, Loss(now, death.position, weight, fresh=fresh, garbage=garbage))
+        loss = Loss(now, death.position, weight, fresh=fresh, garbage=garbage)
+        self.dispatcher.lost(slot, Loss(now) if planned else loss)
         self._staff(now)
         self._give_up_if_none_can_start()
 
@@ -428,7 +476,7 @@ class Core:
 
     def _give_up_if_none_can_start(self) -> None:
         """With every slot empty after boot failures, waiting is of no use: say why."""
-        if self._draining:
+        if self.draining:
             self._fail_if_none_is_left()
             return
         if self.boot_error is None:

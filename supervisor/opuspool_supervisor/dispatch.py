@@ -364,6 +364,8 @@ class Dispatcher:
             stream.trust = Trust.ALL
         stream.journal.settle(request.blob, request.count, self._journal_packets)
         self._books.packets_decoded += decoded
+        pcm_bytes = len(payload) - 4 * request.count  # behind a word an operation
+        self._books.audio_seconds += pcm_bytes / stream.format.bytes_per_second
         if not request.answered:
             self._finish(request, outcome)
             answer = Answer(request.id, len(payload), request.count, result.status)

@@ -16,7 +16,7 @@ import zmq
 from opuspool import version, wire
 from opuspool.errors import WireError
 from opuspool.wire import Kind, Status
-from opuspool_supervisor import status
+from opuspool_supervisor import asking, status
 from opuspool_supervisor.core import Core, Death, Kill, Report, Retire, SendLease, Spawn, Tell
 from opuspool_supervisor.outbox import Outbox
 from opuspool_supervisor.process import Processes, WorkerLaunch
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from opuspool.parent import ParentWatch
     from opuspool_supervisor.core import Instruction
     from opuspool_supervisor.listen import Listener
+    from opuspool_supervisor.monitor import Monitor
 
 BUSY_WAIT_MS = 50
 """The longest wait while anything is going on: hangs and deadlines are looked for after it."""
@@ -56,14 +57,22 @@ class Supervisor:
         listener: the bound sockets.
         log: a structlog logger.
         parent: where the supervisor is a client's own, the watch over that client.
+        monitor: where it is a daemon, what shows its state to others.
     """
 
     def __init__(
-        self, config: Config, listener: Listener, log: Any, parent: ParentWatch | None = None
+        self,
+        config: Config,
+        listener: Listener,
+        log: Any,
+        *,
+        parent: ParentWatch | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         self._config = config
         self._listener = listener
         self._log = log
+        self._monitor = monitor
         self._core = Core(config, Random(secrets.randbits(64)))  # noqa: S311  for jitter
         self._started = time.monotonic()
         self._identities: dict[bytes, int] = {}
@@ -162,6 +171,8 @@ class Supervisor:
             for instruction in instructions:
                 self._do[type(instruction)](instruction, now)
         self._send_answers()
+        if self._monitor is not None:
+            self._monitor.beat(self._core, self._started, now)
 
     def _keep_room(self) -> None:
         """Look at the descriptors with every client that has come or gone, and now and then."""
@@ -208,13 +219,17 @@ class Supervisor:
             dispatcher.client(address, now)
             self._send(address, wire.pack_plain(Kind.PING))
         elif message.kind is Kind.ASK:
-            report = status.report(self._core, self._started, now)
-            self._send(address, wire.pack_json(Kind.REPORT, report, message.tag))
+            reply = asking.answer(self._core, message, self._report_status, now)
+            self._send(address, wire.pack_json(Kind.REPORT, reply, message.tag))
         elif message.kind is Kind.BYE:
             dispatcher.drop_client(address)
             self._outbox.forget(address)
         else:
             self._core.books.protocol_errors += 1
+
+    def _report_status(self) -> dict[str, Any]:
+        report = self._monitor.report if self._monitor is not None else status.report
+        return report(self._core, self._started, time.monotonic())
 
     def _from_worker(self, identity: bytes, message: wire.Message | WireError) -> None:
         now = time.monotonic()
@@ -299,11 +314,13 @@ class Supervisor:
         return exits
 
     def _on_exit(self, exit_: Any) -> None:
+        process = self._processes.get(exit_.serial)
+        pid = process.pid if process is not None else None
         self._processes.reap(exit_.serial)
         self._identities.pop(self._addresses.pop(exit_.serial), None)
         death: Death = exit_.death
         if death.fault_text:
-            self._log.info("worker_traceback", text=death.fault_text)
+            self._log.debug("worker_traceback", pid=pid, text=death.fault_text)
         self._core.exited(exit_.serial, death, time.monotonic())
 
     # Stopping
@@ -326,6 +343,8 @@ class Supervisor:
         if self._stop_at is None:
             self._stop_at = now + self._config.supervisor.drain_seconds
             self._core.drain(now)
+            if self._monitor is not None:
+                self._monitor.stopping()
         else:
             self._stop_at = 0.0
 
@@ -334,6 +353,8 @@ class Supervisor:
         self._send_answers()
         self._processes.kill_all(KILL_SECONDS)
         self._reporter.close()
+        if self._monitor is not None:
+            self._monitor.close()
         self._listener.close()
         self._wake_in.close()
         self._wake_out.close()

@@ -42,7 +42,7 @@ def main() -> int:
         return ExitCode.ENDPOINT
     _say({"endpoint": listener.endpoint, "keys": asdict(keys) if keys else None})
     logger = log.configure(config.supervisor.embedded_log_level)
-    supervisor = Supervisor(config, listener, logger, watch)
+    supervisor = Supervisor(config, listener, logger, parent=watch)
     supervisor.handle_signals(signal.SIGTERM)
     supervisor.run()
     return ExitCode.OK

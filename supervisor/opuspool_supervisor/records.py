@@ -122,8 +122,10 @@ class Lease:
         steps: what the worker is to do.
         expects: of which steps a result must come, and for whom.
         canary: no client's, but a known packet.
+        made: monotonic time at which it was made.
         progress: the flight recorder's progress when last looked at.
         moved: monotonic time at which it last moved.
+        made: monotonic time at which the lease was made.
     """
 
     id: int
@@ -131,7 +133,11 @@ class Lease:
     steps: list[tuple[Step, bytes]] = field(default_factory=list)
     expects: list[tuple[int, Request | Stream]] = field(default_factory=list)
     canary: bool = False
+    made: float = field(init=False)
     progress: int = -1
+
+    def __post_init__(self) -> None:
+        self.made = self.moved
 
     def requests(self) -> list[Request]:
         """The requests in it, in their order."""

@@ -34,7 +34,10 @@ def report(core: Core, started: float, now: float) -> dict[str, Any]:
         "in_flight": dispatcher.in_flight,
         "clients": len(dispatcher.clients),
         "quarantine": len(dispatcher.quarantine),
+        "timings": core.timings.as_dict(),
+        "history": core.history.as_dict(now),
         "health": core.health,
+        "draining": core.draining,
         "unbalanced": audit.discrepancies(core),
         "boot_error": core.boot_error,
         "libopus": _libopus(core),
@@ -55,8 +58,9 @@ def _slot(slot: Slot, now: float) -> dict[str, Any]:
         "state": str(slot.state),
         "restarts": slot.restarts,
         "streams": len(slot.streams),
-        "rss_bytes": rss(worker.pid) if worker else 0,
+        "rss_bytes": (worker.rss_bytes or rss(worker.pid)) if worker else 0,
         "uptime_seconds": now - worker.started if worker else 0.0,
+        "proved_ago_seconds": now - worker.proved if worker and worker.proved else None,
     }
 
 

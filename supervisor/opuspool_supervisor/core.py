@@ -429,7 +429,7 @@ class Core:
         self.books.worker_ended(reason)
         self.timings.died(slot.lease, now)
         slot.restarts += 1
-        planned = worker.recycle is not None and reason == worker.recycle
+        planned = worker.recycle == reason and not worker.babbled
         cause = ASKED_FOR if planned and reason in ASKED_REASONS else death.words
         facts = {**_facts(slot), "reason": reason, "cause": cause}
         self.history.add(End(now, **facts))

@@ -125,6 +125,7 @@ class Lease:
         made: monotonic time at which it was made.
         progress: the flight recorder's progress when last looked at.
         moved: monotonic time at which it last moved.
+        made: monotonic time at which the lease was made.
     """
 
     id: int

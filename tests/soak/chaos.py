@@ -59,7 +59,7 @@ class Soak:
         self._logs = 0
         self._settings = folder / "config.toml"
         self._settings.write_text(
-            f'[supervisor]\nendpoint = "{self.endpoint}"\nlog_level = "warning"\n'
+            f'[supervisor]\nendpoint = "{self.endpoint}"\nlog_level = "warning"\nhttp = ""\n'
             "[health]\ncanary_seconds = 1.0\n[quarantine]\nttl_seconds = 20.0\n"
             "[recycle]\nmemory_bytes = 80000000\n"
         )

@@ -169,7 +169,9 @@ def test_rules_and_dashboard_use_what_there_is(tmp_path: Path, endpoint: str) ->
     """Every metric in them is in a scrape."""
     rules = (DEPLOY / "prometheus/rules.yml").read_text(encoding="utf-8")
     dashboard = json.loads((DEPLOY / "grafana/opuspool.json").read_text(encoding="utf-8"))
-    panels = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    panels = [
+        target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])
+    ]
     expressions = re.findall(r"expr: >-\n(.*)", rules)
     with daemons.daemon(daemons.settings_for(tmp_path, endpoint)) as process:
         address = daemons.http_address(process)
@@ -179,5 +181,17 @@ def test_rules_and_dashboard_use_what_there_is(tmp_path: Path, endpoint: str) ->
     assert len(panels) > 20
     assert len(expressions) > 10
     assert _named("\n".join(panels + expressions)) <= there
+    ours = {name for name in there if name.startswith("opuspool_")}
+    assert ours <= _named("\n".join(panels))  # none is hidden
+    labels = set(re.findall(r'(\w+)="([^"]*)"', body.decode()))
+    used = re.findall(
+        r'\b(reason|outcome|state|health)[=!]~?"([^"$]+)"', "\n".join([*panels, rules])
+    )
+    assert len(used) > 8
+    for label, alternatives in used:
+        for value in alternatives.split("|"):
+            assert any(name == label and re.fullmatch(value, known) for name, known in labels), (
+                value
+            )
     if shutil.which("promtool"):
         promtool("check", "metrics", given=body)

@@ -8,8 +8,10 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import daemons
 import pytest
@@ -23,9 +25,6 @@ from waiting import wait_until
 
 import opuspool
 from opuspool.exitcodes import ExitCode
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("http")
 
@@ -121,6 +120,64 @@ def test_slow_and_many_peers_hold_up_nothing(tmp_path: Path, endpoint: str) -> N
             peer.sendall(b"GET /metrics HTTP/1.1\r\nHost: loc")
         assert get(address, "/livez")[0].status == 200
         assert len(pool.decode(packets, sample_rate=16000, timeout=20))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_more_than_1024_descriptors_are_no_limit(tmp_path: Path, endpoint: str) -> None:
+    """Where select() ends: a daemon with many clients is still to be watched."""
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most[1] < 3000:
+        pytest.skip("needs 3000 descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3000, most[1]))
+    try:
+        with (
+            daemons.daemon(daemons.settings_for(tmp_path, endpoint)) as process,
+            ExitStack() as open_,
+        ):
+            address = daemons.http_address(process)
+            for _ in range(1100):
+                peer = open_.enter_context(socket.socket(socket.AF_UNIX))
+                peer.connect(endpoint.removeprefix("ipc://"))
+            held = Path(f"/proc/{process.pid}/fd")
+            wait_until(lambda: sum(1 for _ in held.iterdir()) > 1100, what="they are accepted")
+            for _ in range(3):
+                assert get(address, "/livez")[0].status == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
+
+
+def test_who_holds_a_connection_for_long_is_cut(tmp_path: Path, endpoint: str) -> None:
+    """However busy it looks: a byte now and then is no request."""
+    with daemons.daemon(daemons.settings_for(tmp_path, endpoint)) as process, ExitStack() as open_:
+        address = daemons.http_address(process)
+        host, _, port = address.rpartition(":")
+        peers = [
+            open_.enter_context(socket.create_connection((host, int(port)), 5)) for _ in range(300)
+        ]
+        for peer in peers:
+            peer.sendall(b"GET / HTTP/1.1\r\nX: ")
+
+        def cut() -> bool:
+            return not _trickle(peers[0])
+
+        wait_until(cut, 30, what="the first one is cut")
+        assert get(address, "/livez")[0].status == 200
+
+
+def _trickle(peer: socket.socket) -> bool:
+    """Send one more byte; False where the other end has closed."""
+    try:
+        peer.sendall(b"a")
+        peer.setblocking(False)
+        return peer.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        peer.setblocking(True)
 
 
 def test_ready_is_only_who_decodes(

@@ -11,6 +11,7 @@ import ipaddress
 import json
 import logging
 import os
+import select
 import socket
 import threading
 import time
@@ -21,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client.exposition import choose_encoder
 from waitress import wasyncore
-from waitress.server import create_server
+from waitress.adjustments import Adjustments
+from waitress.server import TcpWSGIServer
 
 from opuspool.errors import ConfigError
 from opuspool_supervisor import metrics, probes
@@ -34,7 +36,11 @@ if TYPE_CHECKING:
 
 THREADS = 2
 CONNECTIONS = 64
-IDLE_SECONDS = 10
+IDLE_SECONDS = 4
+CONNECTION_SECONDS = 8
+"""A connection that has been open for longer is cut, unless its answer is being made."""
+
+CLEANUP_SECONDS = 2
 CLOSE_SECONDS = 2.0
 """At the end, the thread has this long to close its sockets."""
 
@@ -93,17 +99,14 @@ class WebServer:
             "/api/status": self._status,
         }
         self._map: dict[int, Any] = {}
-        self._server: Any = create_server(
+        where = (bound.family, bound.type, bound.proto, bound.getsockname())
+        self._server: Any = _Server(
             self._answer,
             map=self._map,
-            sockets=[bound],
-            threads=THREADS,
-            connection_limit=CONNECTIONS,
-            channel_timeout=IDLE_SECONDS,
-            cleanup_interval=IDLE_SECONDS // 2,
-            max_request_body_size=1024,
-            max_request_header_size=16 * 1024,
-            ident=None,
+            _sock=bound,
+            bind_socket=False,
+            sockinfo=where,
+            adj=_adjustments(),
         )
         self._thread = threading.Thread(target=self._server.run, daemon=True, name="http")
         self._thread.start()
@@ -157,6 +160,32 @@ class WebServer:
             return _json(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "the daemon is starting"})
         age = time.monotonic() - snapshot.at
         return _json(HTTPStatus.OK, {**snapshot.report, "age_seconds": age})
+
+
+class _Server(TcpWSGIServer):
+    """waitress's, with a limit on a connection's whole life: a byte now and then is no request."""
+
+    active_channels: Any  # typeshed takes the dict for one of its values
+
+    def maintenance(self, now: int) -> None:
+        """Close what is idle or old; waitress calls it now and then."""
+        super().maintenance(now)
+        for channel in self.active_channels.values():
+            if not channel.requests and now - channel.creation_time > CONNECTION_SECONDS:
+                channel.will_close = True
+
+
+def _adjustments() -> Adjustments:
+    return Adjustments(
+        threads=THREADS,
+        connection_limit=CONNECTIONS,
+        channel_timeout=IDLE_SECONDS,
+        cleanup_interval=CLEANUP_SECONDS,
+        asyncore_use_poll=hasattr(select, "poll"),  # select() ends at 1024 descriptors
+        max_request_body_size=1024,
+        max_request_header_size=16 * 1024,
+        ident=None,
+    )
 
 
 def bind(address: str) -> socket.socket:

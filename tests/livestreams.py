@@ -8,7 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import faults
 import numpy as np
@@ -19,10 +19,10 @@ from waiting import wait_until
 import opuspool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from opuspool.pcm import Pcm
+    import numpy.typing as npt
 
 PACKET_SECONDS = 0.02
 
@@ -61,7 +61,7 @@ class LiveStream(threading.Thread):
         except BaseException as error:  # noqa: BLE001  told by the test's thread
             self.failure = error
 
-    def _speak(self, right: Sequence[Pcm]) -> None:
+    def _speak(self, right: list[npt.NDArray[Any]]) -> None:
         with self._pool.stream() as stream:
             due = time.monotonic()
             for packet, expected in zip(self._packets, right, strict=True):

@@ -1,0 +1,51 @@
+"""Rows 6 and 7: what a packet that hangs costs the live streams beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from livestreams import HANGS, beside, live
+
+import opuspool
+from opuspool import config as configs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matrix import Settings
+
+STREAMS = 6
+
+LONGEST_SECONDS = 1.0
+"""No live packet takes longer, where the machine has time for it."""
+
+TRIES = 4
+"""A busy machine may spoil some; what the product itself adds is in every one of them."""
+
+SETTINGS: Settings = {"workers": {"hang_seconds": 0.3}, "quarantine": {"packets": 0}}
+"""A hang costs its neighbours two deadlines: the packet is tried on two workers."""
+
+ENDS = {
+    "endless loop in C": "PoisonPacketError",
+    "sleep in C": "PoisonPacketError",
+    "SIGSTOP, busy": "PCM (320,)",
+}
+
+
+@pytest.mark.parametrize("kind", HANGS)
+@pytest.mark.usefixtures("faulty")
+def test_live_streams_do_not_wait_a_second_for_a_hang(tokens: Path, kind: str) -> None:
+    """Six of them, a packet every 20 ms each; the packet that hangs ends typed, or decoded."""
+    config = configs.load(overrides=SETTINGS)
+    worst = []
+    with opuspool.Pool(config=config) as pool, live(pool, STREAMS) as streams:
+        for _ in range(TRIES):
+            found = beside(pool, streams, kind, tokens)
+            assert found.ended == ENDS[kind]
+            worst.append(found.worst_seconds)
+            if worst[-1] < LONGEST_SECONDS:
+                break
+        assert pool.status()["counters"]["worker_restarts"]["hang"] > 0
+    assert [stream.failure for stream in streams] == [None] * STREAMS
+    assert min(worst) < LONGEST_SECONDS, f"seconds: {worst}"

@@ -36,8 +36,10 @@ _NO_MEMORY = "cannot allocate memory"
 """The C library's last words, as `strerror(ENOMEM)` and where it has none for a thread."""
 
 _WINDOWS_CODES = {
-    1: ("killed", "TerminateProcess, as Task Manager and taskkill do"),
-    3: ("abort", "abort()"),  # of the C runtime without fail-fast
+    1: ("killed", "ended from outside, as by Task Manager or taskkill"),
+    3: ("abort", "abort()"),  # of a C runtime without fail-fast
+    9: ("killed", "ended from outside"),  # Python's os.kill(pid, 9)
+    15: ("killed", "ended from outside"),  # its SIGTERM, and psutil
 }
 
 _CAUGHT = re.compile("|".join(re.escape(words) for _, words in _NTSTATUS.values()))

@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-PARTS = ("", "workers", "supervisor", "tests", "tests/windows")
+PARTS = ("", "workers", "supervisor", "tests")
 """Folders of the checkout that the lane's Python imports from."""
 
 

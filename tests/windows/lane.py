@@ -17,11 +17,11 @@ import recordings
 import reference
 from waiting import wait_until
 
-import opuspool
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    import opuspool
 
 SETTINGS = """
 [workers]
@@ -91,10 +91,8 @@ def restarts(pool: opuspool.Pool) -> dict[str, int]:
 def reports(folder: Path, count: int) -> list[dict[str, Any]]:
     """The crash reports, the oldest first, when there are so many."""
     crashes = folder / "crashes"
-    paths: list[Path] = wait_until(
-        lambda: p if len(p := sorted(crashes.glob("*.json"))) >= count else None, 30, "reports"
-    )
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    wait_until(lambda: len(list(crashes.glob("*.json"))) >= count, 30, "reports")
+    return [json.loads(p.read_text(encoding="utf-8")) for p in sorted(crashes.glob("*.json"))]
 
 
 def free_port() -> int:

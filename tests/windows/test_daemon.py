@@ -14,6 +14,7 @@ from waiting import wait_until
 from windows import lane
 
 import opuspool
+from opuspool import curve
 
 assert sys.platform == "win32"
 
@@ -62,7 +63,7 @@ def test_clients_with_keys_are_served_and_others_are_not(tmp_path: Path) -> None
         pids = workers(config, address)
         other = tmp_path / "other"
         other.mkdir()
-        opuspool.curve.read_or_create(other / "keys.json")  # type: ignore[attr-defined]
+        curve.read_or_create(other / "keys.json")
         stranger = lane.settings(other, supervisor=f"keys = {json.dumps(str(other / 'keys.json'))}")
         with pytest.raises(opuspool.AuthenticationError):
             opuspool.Pool(address, config=str(stranger))
@@ -80,6 +81,7 @@ def test_clients_with_keys_are_served_and_others_are_not(tmp_path: Path) -> None
         gone(pids)
 
 
+@pytest.mark.smoke
 def test_without_settings_daemon_and_clients_find_each_other() -> None:
     with lane.daemon(lane.supervise()):
         keys = Path(os.environ["LOCALAPPDATA"], "opuspool", "keys.json")
@@ -96,6 +98,7 @@ def test_without_settings_daemon_and_clients_find_each_other() -> None:
         assert json.loads(status.stdout)["health"] == "ok", status.stderr
 
 
+@pytest.mark.smoke
 def test_ctrl_c_drains_and_leaves_nothing(tmp_path: Path) -> None:
     config, address = settings(tmp_path)
     flags = subprocess.CREATE_NEW_CONSOLE

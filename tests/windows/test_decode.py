@@ -41,6 +41,7 @@ def test_an_utterance_is_decoded_bit_for_bit(
     assert np.array_equal(pcm, reference.golden(packets, rate, channels, dtype))
 
 
+@pytest.mark.smoke
 def test_a_stream_with_losses_is_decoded_bit_for_bit(pool: opuspool.Pool) -> None:
     packets = recordings.speech_packets(1.0)
     direct = reference.ReferenceDecoder()

@@ -9,6 +9,7 @@ import faults
 import numpy as np
 import pytest
 import recordings
+import reference
 from waiting import wait_until
 from windows import lane
 
@@ -66,6 +67,7 @@ def bystander(pool: opuspool.Pool) -> Iterator[lane.Speaker]:
     speaker.close()
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("fault", CAUSES)
 def test_a_killer_costs_its_own_packet(
     fault: str, pool: opuspool.Pool, bystander: lane.Speaker, folder: Path
@@ -89,7 +91,7 @@ def test_a_passing_fault_costs_nothing(pool: opuspool.Pool, bystander: lane.Spea
     packets[10] = faults.marked("segv-once", packets[10])
     violations = pool.status()["counters"]["access_violations"]
     pcm = pool.decode(packets, timeout=120)
-    assert np.array_equal(pcm, lane.reference.golden(packets))
+    assert np.array_equal(pcm, reference.golden(packets))
     assert pool.status()["counters"]["access_violations"] == violations + 1
     bystander.say(5)
 

@@ -15,6 +15,9 @@ if sys.platform == "win32":
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_BREAK = 1
+"""wincon.h: CTRL_BREAK_EVENT."""
+
 _ENDS = {2, 5, 6}
 """wincon.h: CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT, CTRL_SHUTDOWN_EVENT."""
 
@@ -46,10 +49,12 @@ if sys.platform == "win32":
         done = threading.Event()
 
         def handle(event: int) -> bool:  # on a thread that Windows makes
-            if event not in _ENDS:
+            if event != _BREAK and event not in _ENDS:
                 return False
             if drain:
                 signal.raise_signal(signal.SIGBREAK)
+            if event == _BREAK:
+                return True
             if not done.wait(DRAIN_SECONDS) and drain:
                 signal.raise_signal(signal.SIGBREAK)
             done.wait(LEAVE_SECONDS)

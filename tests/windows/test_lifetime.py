@@ -27,7 +27,7 @@ def workers(pool: opuspool.Pool) -> list[int]:
 
 
 def await_recovery(pool: opuspool.Pool, kills: int, threads: list[threading.Thread]) -> None:
-    """Until the last kill is counted and more has been decoded, so that the next falls into work."""
+    """Until the last kill is counted and more is decoded, so that the next falls into work."""
     wait_until(lambda: sum(lane.restarts(pool).values()) == kills, 60, "it is counted")
     wanted = pool.status()["counters"]["packets_decoded"] + 60
 

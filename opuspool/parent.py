@@ -50,9 +50,10 @@ class ParentWatch:
             return True
         if sys.platform == "win32":
             return False
-        stdin = select.poll()
-        stdin.register(0, 0)  # only what is always told: the pipe's other end is closed
-        return bool(stdin.poll(0))
+        else:  # noqa: RET505  # mypy reads it
+            stdin = select.poll()
+            stdin.register(0, 0)  # only what is always told: the pipe's other end is closed
+            return bool(stdin.poll(0))
 
     def _stdin_by_thread(self) -> int:
         """ZeroMQ cannot poll a Windows pipe: a thread turns its end into a socket's end."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from opuspool.curve import CurveKeys
 
-_COUNTS_DESCRIPTORS = sys.platform == "linux"
-
 HANDSHAKE_MS = 5000
 """A peer that does not finish ZeroMQ's handshake in this time is dropped."""
 

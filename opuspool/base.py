@@ -8,7 +8,6 @@ import threading
 import time
 import weakref
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -109,9 +108,8 @@ def replace_worker(connection: Connection, slot: int, timeout: float, *, at_once
 
 def _daemons(endpoint_: str, config: Config) -> Address:
     address = endpoint.resolve(endpoint_)
-    if endpoint.ipc_path(address) is None and config.supervisor.keys:
-        return Address(address, curve.read(Path(config.supervisor.keys)))
-    return Address(address)
+    keys = curve.key_file(endpoint_, config.supervisor.keys)
+    return Address(address, curve.read(keys) if keys else None)
 
 
 def settings(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import socket as sockets
 import threading
 import time
 from collections import deque
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import zmq
 
-from opuspool import wire
+from opuspool import wakeup, wire
 from opuspool.channel import Address, Channel
 from opuspool.errors import (
     AuthenticationError,
@@ -89,9 +88,7 @@ class Connection:
         self._sleeping = False
         self._next_sweep = 0.0
         self._next_ping = 0.0
-        self._wake_in, self._wake_out = sockets.socketpair()
-        self._wake_in.setblocking(False)
-        self._wake_out.setblocking(False)
+        self._wake_in, self._wake_out = wakeup.pair()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._poller = zmq.Poller()
         self._channel = Channel(self._context, address)

@@ -10,15 +10,13 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import zmq
 from zmq.utils import z85
 
+from opuspool import endpoint, privatefile, statedir
 from opuspool.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -54,6 +52,21 @@ class CurveKeys:
         return {**asdict(self), "server_secret": ""}
 
 
+def key_file(endpoint_: str, configured: str) -> Path | None:
+    """The key file for an endpoint; None where it needs none, or nobody has said which.
+
+    Args:
+        endpoint_: as `endpoint.resolve` takes it. For "auto" on tcp, as on Windows, there is a
+            default in the user's state directory, which the user's clients find too.
+        configured: `[supervisor] keys`.
+    """
+    if endpoint.ipc_path(endpoint.resolve(endpoint_)) is not None:
+        return None
+    if configured:
+        return Path(configured)
+    return statedir.default_keys() if endpoint_ == "auto" else None
+
+
 def read(path: Path) -> CurveKeys:
     """Read a key file.
 
@@ -76,7 +89,8 @@ def read_or_create(path: Path) -> CurveKeys:
     """
     with suppress(FileExistsError):
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = privatefile.create(path)
         except FileExistsError:
             raise
         except OSError as error:

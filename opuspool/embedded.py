@@ -7,16 +7,13 @@ import os
 import queue
 import shutil
 import subprocess
-import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import zmq
-
 from opuspool import config as configs
-from opuspool import rundir
+from opuspool import endpoint, pychild, rundir
 from opuspool.channel import Address
 from opuspool.curve import CurveKeys
 from opuspool.errors import ConfigError, SupervisorLostError
@@ -59,7 +56,7 @@ class PrivateSupervisor:
     def __init__(self, config: Config, lost: Callable[[SupervisorLostError], None]) -> None:
         self._lost = lost
         self._stopping = False
-        self._directory = str(rundir.new_private_directory()) if zmq.has("ipc") else ""
+        self._directory = str(rundir.new_private_directory()) if endpoint.has_ipc() else ""
         self._first_line: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         try:
             self._process = self._start(config)
@@ -87,11 +84,12 @@ class PrivateSupervisor:
         self._remove_directory()
 
     def _start(self, config: Config) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "opuspool_supervisor.private"],
+        process = subprocess.Popen(  # noqa: S603  # this interpreter
+            pychild.command("opuspool_supervisor.private"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if _is_open(2) else subprocess.DEVNULL,
+            **pychild.options(),
         )
         settings = {
             "config": json.loads(configs.to_json(config)),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import sys
 import tempfile
 from pathlib import Path
 
+from opuspool import rundir
 from opuspool.errors import ConfigError
 
-__all__ = ["check", "ipc_path", "is_loopback", "resolve"]
+__all__ = ["check", "has_ipc", "ipc_path", "is_loopback", "resolve"]
 
 _AUTO_TCP = "tcp://127.0.0.1:9463"
 _IPC_BYTES = 107  # sockaddr_un holds 108 with the final zero
@@ -70,19 +72,20 @@ def ipc_path(endpoint: str) -> Path | None:
 
 
 def _automatic() -> str:
-    if not _has_ipc():
+    if not has_ipc():
         return _AUTO_TCP
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     # After `su` it may still name another user's, where nothing can be written.
     if Path(runtime).is_absolute() and Path(runtime).is_dir() and os.access(runtime, os.W_OK):
         return f"ipc://{runtime}/opuspool/pool.sock"
-    return f"ipc://{tempfile.gettempdir()}/opuspool-{os.getuid()}/pool.sock"
+    return f"ipc://{tempfile.gettempdir()}/opuspool-{rundir.user_id()}/pool.sock"
 
 
-def _has_ipc() -> bool:
+def has_ipc() -> bool:
+    """Whether ZeroMQ has ipc, and the system what `rundir` needs for it."""
     import zmq
 
-    return bool(zmq.has("ipc"))
+    return sys.platform != "win32" and bool(zmq.has("ipc"))
 
 
 def _check_ipc(endpoint: str, path: str) -> None:
@@ -97,7 +100,7 @@ def _check_ipc(endpoint: str, path: str) -> None:
         raise ConfigError(
             f'endpoint "{endpoint}": needs the full path of a socket, as ipc:///run/opuspool/pool.sock'
         )
-    if not _has_ipc():
+    if not has_ipc():
         raise ConfigError(
             f'endpoint "{endpoint}": ZeroMQ has no ipc on this system; use {_AUTO_TCP}'
         )

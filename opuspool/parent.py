@@ -10,6 +10,10 @@ import socket
 import sys
 import threading
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -25,16 +29,19 @@ class ParentWatch:
         self._parent = os.getppid()
         self._fds: list[int] = []
         self._keep: list[socket.socket] = []
-        if sys.platform == "win32":
-            self._fds.append(self._stdin_by_thread())
-        else:
+        if sys.platform != "win32":
             self._fds.append(0)
         if sys.platform == "linux":
             with suppress(OSError):
                 self._fds.append(os.pidfd_open(self._parent))
 
     def filenos(self) -> list[int]:
-        """Descriptors for a poller; readable: the parent is gone or has let go."""
+        """Descriptors for a poller; readable: the parent is gone or has let go.
+
+        What the parent says on the standard input must have been read by then.
+        """
+        if sys.platform == "win32" and not self._fds:
+            self._fds.append(self._stdin_by_thread())
         return list(self._fds)
 
     def gone(self) -> bool:
@@ -43,9 +50,10 @@ class ParentWatch:
             return True
         if sys.platform == "win32":
             return False
-        stdin = select.poll()
-        stdin.register(0, 0)  # only what is always told: the pipe's other end is closed
-        return bool(stdin.poll(0))
+        else:  # noqa: RET505  # mypy reads it
+            stdin = select.poll()
+            stdin.register(0, 0)  # only what is always told: the pipe's other end is closed
+            return bool(stdin.poll(0))
 
     def _stdin_by_thread(self) -> int:
         """ZeroMQ cannot poll a Windows pipe: a thread turns its end into a socket's end."""
@@ -71,19 +79,23 @@ class DeathSignal:
 
     def __init__(self, watch: ParentWatch) -> None:
         self._watch = watch
+        self._prctl: Callable[[int, int], int] = _nothing
+        self._signal = 0
         if sys.platform == "linux":
-            libc = ctypes.CDLL(None)
-            self._prctl = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_ulong)(
-                ("prctl", libc)
-            )
-        else:
-            self._prctl = lambda _option, _signal: 0
+            self._signal = signal.SIGKILL
+            prototype = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_ulong)
+            self._prctl = prototype(("prctl", ctypes.CDLL(None)))
 
     def arm(self) -> bool:
         """Arm it; False where the parent has died or let go already."""
-        self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if sys.platform == "linux" else 0)
+        self._prctl(_PR_SET_PDEATHSIG, self._signal)
         return not self._watch.gone()
 
     def disarm(self) -> None:
         """Disarm it."""
         self._prctl(_PR_SET_PDEATHSIG, 0)
+
+
+def _nothing(_option: int, _signal: int) -> int:
+    """Other systems have no such signal: on Windows, the job object ends a worker."""
+    return 0

@@ -1,6 +1,6 @@
 """The flight recorder: what a worker was decoding, readable after its death.
 
-A page of shared memory without a name in the file system (it vanishes with its last user). The
+A page of shared memory without a name (it vanishes with its last user). The
 worker writes it with plain stores, one a packet; the supervisor reads it when the worker is gone,
 or to see whether it still moves.
 
@@ -14,9 +14,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+if sys.platform == "win32":
+    from opuspool import winmemory
 
 SIZE = mmap.PAGESIZE
 LEASE, RECORD, OP, PROGRESS = range(4)
@@ -35,12 +39,20 @@ class Position:
 class FlightRecorder:
     """One worker's recorder, seen from either side.
 
-    `words` is the shared memory as unsigned 64-bit words; the worker stores into it directly.
+    Args:
+        fd: from `create`; it may be released afterwards.
+
+    Attributes:
+        words: the shared memory as unsigned 64-bit words; the worker stores into it directly.
     """
 
     def __init__(self, fd: int) -> None:
-        self._map = mmap.mmap(fd, SIZE)
-        self.words = memoryview(self._map).cast("Q")
+        if sys.platform == "win32":
+            self._map = winmemory.View(fd, SIZE)
+            self.words = self._map.bytes.cast("Q")
+        else:
+            self._map = mmap.mmap(fd, SIZE)
+            self.words = memoryview(self._map).cast("Q")
 
     def position(self) -> Position:
         """Read where the worker is, or was when it died."""
@@ -54,8 +66,19 @@ class FlightRecorder:
 
 
 def create() -> int:
-    """Make the memory of a new recorder; returns a file descriptor that a child can inherit."""
-    fd, path = tempfile.mkstemp(prefix="opuspool-recorder-")
-    Path(path).unlink()
-    os.ftruncate(fd, SIZE)
-    return fd
+    """Make a recorder's memory; returns a descriptor (Windows: handle) for a child to inherit."""
+    if sys.platform == "win32":
+        return winmemory.create(SIZE)
+    else:  # noqa: RET505  # mypy reads it
+        fd, path = tempfile.mkstemp(prefix="opuspool-recorder-")
+        Path(path).unlink()
+        os.ftruncate(fd, SIZE)
+        return fd
+
+
+def release(fd: int) -> None:
+    """Close what `create` has returned; what has been mapped stays."""
+    if sys.platform == "win32":
+        winmemory.release(fd)
+    else:
+        os.close(fd)

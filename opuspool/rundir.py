@@ -3,6 +3,8 @@
 One file, `<socket>.lock`, is locked (`flock`) for as long as a supervisor lives. ZeroMQ would bind
 over a living supervisor's socket without a word, so the lock decides. Whoever gets the lock of a
 dead supervisor may remove what it left: the next supervisor, or one of its own orphaned workers.
+
+Windows has no ipc and needs none of this: on tcp it is the port that only one can have.
 """
 
 from __future__ import annotations
@@ -122,38 +124,52 @@ def sweep_private(folder: Path) -> None:
     for directory in folder.glob("opuspool-" + "[0-9a-f]" * 2 * PRIVATE_TOKEN_BYTES):
         with suppress(OSError):  # its owner has just removed it
             info = directory.lstat()
-            if stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid():
+            if stat.S_ISDIR(info.st_mode) and info.st_uid == user_id():
                 private_files(directory).sweep()
 
 
-def try_lock(path: Path, *, create: bool) -> int | None:
-    """Lock a file without waiting; None where another process holds it, or it is not there.
+if sys.platform == "win32":
 
-    Raises:
-        ConfigError: the lock file cannot be made or opened.
-    """
-    if sys.platform == "win32":
+    def try_lock(path: Path, *, create: bool) -> int | None:  # noqa: ARG001
+        """There is nothing to lock."""
         return None
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-    try:
-        fd = os.open(path, flags, 0o600)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        if not create:
+
+else:
+
+    def try_lock(path: Path, *, create: bool) -> int | None:
+        """Lock a file without waiting; None where another process holds it, or it is not there.
+
+        Raises:
+            ConfigError: the lock file cannot be made or opened.
+        """
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        try:
+            fd = os.open(path, flags, 0o600)
+        except FileNotFoundError:
             return None
-        raise ConfigError(f"cannot lock {path}: {error.strerror}") from None
-    if create and os.fstat(fd).st_uid != os.getuid():
+        except OSError as error:
+            if not create:
+                return None
+            raise ConfigError(f"cannot lock {path}: {error.strerror}") from None
+        if create and os.fstat(fd).st_uid != user_id():
+            os.close(fd)
+            raise ConfigError(f"the lock file {path} belongs to another user: change the endpoint")
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), path.lstat()):
+                return fd
+        except OSError:
+            pass
         os.close(fd)
-        raise ConfigError(f"the lock file {path} belongs to another user: change the endpoint")
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(fd), path.lstat()):
-            return fd
-    except OSError:
-        pass
-    os.close(fd)
-    return None
+        return None
+
+
+def user_id() -> int:
+    """This user's number; 0 on Windows, where all files have that owner."""
+    if sys.platform == "win32":
+        return 0
+    else:  # noqa: RET505  # mypy reads it
+        return os.getuid()
 
 
 def _made_directory(directory: Path) -> bool:
@@ -180,7 +196,7 @@ def _check_directory(directory: Path) -> None:
         ConfigError: it is another user's, or others may write to it.
     """
     info = directory.stat()
-    if info.st_uid not in {os.getuid(), 0}:
+    if info.st_uid not in {user_id(), 0}:
         raise ConfigError(f"{directory} belongs to another user: change the endpoint")
     sticky = info.st_mode & stat.S_ISVTX  # as /tmp: others cannot touch what is ours
     if info.st_mode & 0o022 and not sticky:
@@ -202,6 +218,6 @@ def _remove_stale_socket(path: Path) -> None:
         return
     if not stat.S_ISSOCK(info.st_mode):
         raise ConfigError(f"{path} is there and is not a socket: remove it, or change the endpoint")
-    if info.st_uid != os.getuid():
+    if info.st_uid != user_id():
         raise ConfigError(f"{path} belongs to another user: change the endpoint")
     path.unlink()

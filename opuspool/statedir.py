@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["crash_directory", "state_directory"]
+__all__ = ["crash_directory", "default_keys", "state_directory"]
 
 
 def crash_directory(configured: str) -> Path:
@@ -31,6 +31,15 @@ def state_directory() -> Path:
         FileNotFoundError: it lies in the user's home, and the system knows of none.
     """
     return _state_home() / "opuspool"
+
+
+def default_keys() -> Path:
+    """The key file of an endpoint that nobody has named, where that is on tcp.
+
+    Raises:
+        FileNotFoundError: as `crash_directory`.
+    """
+    return state_directory() / "keys.json"
 
 
 def _state_home() -> Path:

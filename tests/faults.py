@@ -106,8 +106,13 @@ def marker(fault: str, like: bytes | None = None) -> bytes:
     """
     if fault.removesuffix(ONCE) not in FAULTS:
         raise ValueError(f"no fault is called {fault!r}")
+    return marked(fault, like)
+
+
+def marked(name: str, like: bytes | None = None) -> bytes:
+    """Return a valid packet with this name in its padding; see `marker`."""
     # libopus from 1.5 on reads padding as extensions; a zero says that nothing follows.
-    mark = b"\0OPFAULT:" + fault.encode() + b"\0"
+    mark = b"\0OPFAULT:" + name.encode() + b"\0"
     packet = like if like is not None else recordings.speech_packets(0.5)[10]
     # Two of the bytes that are added may go to the header of the padding.
     padded = reference.pad(packet, len(packet) + len(mark) + 2)

@@ -21,23 +21,23 @@ def keys() -> Iterator[Callable[[float], str]]:
     """
     if sys.platform == "win32" or sys.stdin is None or not sys.stdin.isatty():
         yield _no_key
-        return
-    import select
-    import termios
-    import tty
+    else:
+        import select
+        import termios
+        import tty
 
-    fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
+        fd = sys.stdin.fileno()
+        before = termios.tcgetattr(fd)
 
-    def key(seconds: float) -> str:
-        ready, _, _ = select.select([fd], [], [], seconds)
-        return sys.stdin.read(1) if ready else ""
+        def key(seconds: float) -> str:
+            ready, _, _ = select.select([fd], [], [], seconds)
+            return sys.stdin.read(1) if ready else ""
 
-    try:
-        tty.setcbreak(fd)
-        yield key
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        try:
+            tty.setcbreak(fd)
+            yield key
+        finally:
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 def _no_key(seconds: float) -> str:

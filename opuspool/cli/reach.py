@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ def check_reachable(endpoint_: str) -> None:
     address = endpoint.resolve(endpoint_)
     path = endpoint.ipc_path(address)
     try:
-        if path is not None:
+        if path is not None and sys.platform != "win32":
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.settimeout(_SECONDS)
                 probe.connect(str(path))

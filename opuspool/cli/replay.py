@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from opuspool import pychild
 from opuspool.cli import messages
 from opuspool.errors import OpusPoolError
 from opuspool.exitcause import name_exit
@@ -93,11 +94,12 @@ def run(job: dict[str, Any], seconds: float) -> Ending:
     Raises:
         CannotReplayError: the process could not begin.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "opuspool_workers.replay"],
+    process = subprocess.Popen(  # noqa: S603  # this interpreter
+        pychild.command("opuspool_workers.replay"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        **pychild.options(),
     )
     out, err, hung = _communicate(process, json.dumps(job).encode(), seconds, _abort_signal())
     return _ending(process.returncode, out, err, seconds if hung else None)
@@ -115,7 +117,7 @@ def run_under_gdb(job: dict[str, Any], seconds: float) -> Ending:
     with tempfile.TemporaryDirectory(prefix="opuspool-replay-") as folder:  # only we can read it
         file = Path(folder, "job.json")
         file.write_text(json.dumps(job))
-        command = [sys.executable, "-P", "-m", "opuspool_workers.replay", str(file)]
+        command = pychild.command("opuspool_workers.replay", str(file))
         process = subprocess.Popen(  # noqa: S603  the gdb of this user's PATH
             [gdb, "-nx", "--batch", "-ex", "run", "-ex", "bt", "--args", *command],
             stdin=subprocess.DEVNULL,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,7 +51,7 @@ def main(path: str | None, *, check: bool) -> None:
     from opuspool_supervisor import listen, web
 
     try:
-        listener = listen.listen(address, _keys(config, address))
+        listener = listen.listen(address, _keys(config))
     except ConfigError as error:
         sys.exit(_fail(ExitCode.ENDPOINT, error))
     try:
@@ -64,7 +63,8 @@ def main(path: str | None, *, check: bool) -> None:
 
 
 def _serve(config: Config, listener: Listener, http: socket.socket | None) -> None:
-    from opuspool_supervisor import log
+    from opuspool import pychild
+    from opuspool_supervisor import console, log
     from opuspool_supervisor.loop import Supervisor
     from opuspool_supervisor.web import WebServer
 
@@ -74,10 +74,14 @@ def _serve(config: Config, listener: Listener, http: socket.socket | None) -> No
         monitor.web = WebServer(http, monitor, config.health.canary_seconds)
         logger.info("http_started", address=monitor.web.address)
     supervisor = Supervisor(config, listener, logger, monitor=monitor)
+    pychild.no_dialogs()
     supervisor.handle_signals(signal.SIGTERM, signal.SIGINT)
-    if sys.platform != "win32":
+    if sys.platform == "win32":
+        supervisor.handle_signals(signal.SIGBREAK)
+    else:
         supervisor.handle_signals(signal.SIGHUP)
-    supervisor.run()
+    with console.held(drain=True):
+        supervisor.run()
 
 
 def _monitor(endpoint_: str, logger: Any) -> Monitor:
@@ -93,15 +97,15 @@ def _monitor(endpoint_: str, logger: Any) -> Monitor:
     return Monitor(lasting.LastingCounters(path, logger), Notifier())
 
 
-def _keys(config: Config, address: str) -> CurveKeys | None:
-    if endpoint.ipc_path(address) is not None:
-        return None
-    return curve.read_or_create(Path(config.supervisor.keys))
+def _keys(config: Config) -> CurveKeys | None:
+    path = curve.key_file(config.supervisor.endpoint, config.supervisor.keys)
+    return curve.read_or_create(path) if path else None
 
 
 def _check_reach(address: str, config: Config) -> None:
     """Refuse a tcp endpoint without keys: any user of the machine could connect to it."""
-    if endpoint.ipc_path(address) is None and not config.supervisor.keys:
+    needed = endpoint.ipc_path(address) is None
+    if needed and curve.key_file(config.supervisor.endpoint, config.supervisor.keys) is None:
         raise ConfigError(
             f"{address} needs CURVE keys: set [supervisor] keys to the path of a key file; it is "
             "made at the first start, and clients need it too"

@@ -25,6 +25,8 @@ _COMES = int(zmq.EVENT_ACCEPTED)
 _GOES = int(zmq.EVENT_DISCONNECTED)
 _REFUSED = int(zmq.EVENT_ACCEPT_FAILED)
 
+_COUNTS_DESCRIPTORS = sys.platform == "linux"
+
 BACKLOG = 64
 """Connections that the system holds until libzmq takes them."""
 
@@ -78,7 +80,7 @@ class Door:
 
         A client that is connected goes on; a new one finds no socket, and tries again.
         """
-        if self._files is None or sys.platform != "linux":
+        if self._files is None or not _COUNTS_DESCRIPTORS:
             return False
         left, limit = _descriptors()
         short = left < min(RESERVED_DESCRIPTORS, limit // 2)
@@ -144,9 +146,10 @@ def _descriptors() -> tuple[int, int]:
     """How many are left, and how many there may be."""
     if sys.platform != "linux":
         return 0, 0
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    try:
-        used = sum(1 for _ in Path("/proc/self/fd").iterdir())
-    except OSError:  # there is not even one for this look
-        used = limit
-    return limit - used, limit
+    else:  # noqa: RET505  # mypy reads it
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        try:
+            used = sum(1 for _ in Path("/proc/self/fd").iterdir())
+        except OSError:  # there is not even one for this look
+            used = limit
+        return limit - used, limit

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket as sockets
 import time
 from collections import deque
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from opuspool import version, wire
+from opuspool import version, wakeup, wire
 from opuspool.errors import WireError
 from opuspool.wire import Kind, Status
 from opuspool_supervisor import asking, status
@@ -85,9 +84,7 @@ class Supervisor:
         self._memory_floor = 0
         self._reopened = False
         self._parent_fds = parent.filenos() if parent else []
-        self._wake_in, self._wake_out = sockets.socketpair()
-        self._wake_in.setblocking(False)
-        self._wake_out.setblocking(False)
+        self._wake_in, self._wake_out = wakeup.pair()
         self._processes = Processes(_launch(config, listener), self._wake)
         self._reporter = Reporter(config.crashes, self._core.books, log)
         self._poller = zmq.Poller()

@@ -16,18 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from opuspool import config as configs
+from opuspool import pychild
 from opuspool.curve import CurveKeys
 from opuspool.errors import ConfigError
 from opuspool.exitcodes import ExitCode
 from opuspool.parent import ParentWatch
 from opuspool.rundir import private_files, sweep_private
-from opuspool_supervisor import listen, log
+from opuspool_supervisor import console, listen, log
 from opuspool_supervisor.loop import Supervisor
 
 
 def main() -> int:
     """Serve the client that started this process; returns the exit code."""
+    pychild.no_dialogs()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's to handle
+    if sys.platform == "win32":
+        signal.signal(signal.SIGBREAK, signal.SIG_IGN)
     watch = ParentWatch()
     line = sys.stdin.buffer.readline()
     if not line:
@@ -46,7 +50,8 @@ def main() -> int:
     logger = log.configure(config.supervisor.embedded_log_level)
     supervisor = Supervisor(config, listener, logger, parent=watch)
     supervisor.handle_signals(signal.SIGTERM)
-    supervisor.run()
+    with console.held(drain=False):
+        supervisor.run()
     return ExitCode.OK
 
 

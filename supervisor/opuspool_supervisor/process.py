@@ -7,7 +7,6 @@ import json
 import os
 import queue
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -19,7 +18,13 @@ from opuspool import recorder
 from opuspool.exitcause import name_exit
 from opuspool_supervisor.core import Death
 
+if sys.platform == "win32":
+    from opuspool_supervisor.spawn_windows import Starter
+else:
+    from opuspool_supervisor.spawn_posix import Starter
+
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
 
 STDERR_TAIL_BYTES = 64 * 1024
@@ -68,7 +73,7 @@ class WorkerProcess:
         return self._recorder.position().progress
 
     def kill(self, *, dump: bool) -> None:
-        """End it: SIGABRT, which lets faulthandler write, or SIGKILL."""
+        """End it: SIGABRT, which lets faulthandler write, or SIGKILL. Windows terminates it."""
         with suppress(OSError):
             if dump and sys.platform != "win32":
                 self._popen.send_signal(signal.SIGABRT)
@@ -84,7 +89,8 @@ class WorkerProcess:
         code = self._popen.wait()
         tail = self._tail.decode(errors="replace")
         reason, words = name_exit(code, tail)
-        fault_text = os.pread(self._fault_fd, FAULT_TEXT_BYTES, 0).decode(errors="replace")
+        os.lseek(self._fault_fd, 0, os.SEEK_SET)
+        fault_text = os.read(self._fault_fd, FAULT_TEXT_BYTES).decode(errors="replace")
         death = Death(reason, words, self._recorder.position(), fault_text, tail)
         return Exit(self.serial, death)
 
@@ -109,7 +115,7 @@ class Processes:
         self._launch = launch
         self._wake = wake
         self._running: dict[int, WorkerProcess] = {}
-        self._group = 0
+        self._starter = Starter()
 
     def spawn(self, serial: int, identity: bytes) -> WorkerProcess:
         """Start a worker.
@@ -119,11 +125,13 @@ class Processes:
         """
         with ExitStack() as undo:
             recorder_fd = recorder.create()
-            undo.callback(os.close, recorder_fd)
+            undo.callback(recorder.release, recorder_fd)
             fault_fd = _unnamed_file()
             undo.callback(os.close, fault_fd)
-            popen = self._start(identity, (recorder_fd, fault_fd))
+            popen, *inherited = self._starter.start(recorder_fd, fault_fd)
             undo.callback(_discard, popen)
+            self._starter.hold(popen)
+            self._tell(popen, identity, *inherited)
             process = WorkerProcess(serial, popen, (recorder_fd, fault_fd))
             watch = threading.Thread(
                 target=self._watch, args=(process,), daemon=True, name=f"worker-{serial}"
@@ -133,7 +141,7 @@ class Processes:
             except (RuntimeError, MemoryError) as error:
                 raise OSError(errno.EAGAIN, f"{error}") from None
             undo.pop_all()
-        os.close(recorder_fd)
+        recorder.release(recorder_fd)
         self._running[serial] = process
         return process
 
@@ -155,40 +163,22 @@ class Processes:
             except queue.Empty:
                 return
 
-    def _start(self, identity: bytes, fds: tuple[int, int]) -> subprocess.Popen[bytes]:
-        popen = self._popen(fds)
+    def _tell(
+        self, popen: subprocess.Popen[bytes], identity: bytes, recorder_fd: int, fault_fd: int
+    ) -> None:
         launch = replace(
             self._launch,
             identity=identity.hex(),
-            group=self._group,
-            recorder_fd=fds[0],
-            fault_fd=fds[1],
+            group=self._starter.group,
+            recorder_fd=recorder_fd,
+            fault_fd=fault_fd,
         )
         if popen.stdin is not None:
-            with suppress(BrokenPipeError):  # it died at once; its exit tells why
+            with suppress(
+                OSError
+            ):  # BrokenPipeError, on Windows EINVAL: it died at once; its exit tells why
                 popen.stdin.write(_line(asdict(launch)))
                 popen.stdin.flush()
-        return popen
-
-    def _popen(self, fds: tuple[int, int]) -> subprocess.Popen[bytes]:
-        """A worker process, in the group of all workers, which an orphan can kill as one."""
-
-        def start(group: int) -> subprocess.Popen[bytes]:
-            return subprocess.Popen(
-                [sys.executable, "-P", "-m", "opuspool_workers"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=fds,
-                process_group=group,
-            )
-
-        if self._group:
-            with suppress(PermissionError, ProcessLookupError):  # the group has died out
-                return start(self._group)
-        popen = start(0)
-        self._group = popen.pid
-        return popen
 
     def _watch(self, process: WorkerProcess) -> None:
         self.exits.put(process.wait())

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from opuspool import wire
+from opuspool import pychild, wire
 from opuspool.curve import CurveKeys
 from opuspool.errors import WireError, WorkerBootError
+from opuspool.exitcause import caught, is_fault
 from opuspool.exitcodes import ExitCode
 from opuspool.parent import DeathSignal, ParentWatch
 from opuspool.recorder import FlightRecorder
@@ -37,7 +38,8 @@ def main() -> int:
         config = settings.read()
     except (ValueError, TypeError) as error:
         return _fail(ExitCode.USAGE, f"{error}")
-    faulthandler.enable(config.fault_fd, all_threads=False)
+    pychild.no_dialogs()
+    faulthandler.enable(settings.descriptor(config.fault_fd), all_threads=False)
     watch = ParentWatch()
     try:
         code = _serve(config, watch)
@@ -45,6 +47,10 @@ def main() -> int:
         return _fail(ExitCode.NO_LIBOPUS, f"{error}")
     except selftest.SelfTestError as error:
         return _fail(ExitCode.SELF_TEST, f"{error}")
+    except OSError as error:
+        if not is_fault(error):
+            raise
+        return _fail(ExitCode.FAULT, caught(error))
     except (ProtocolError, WireError) as error:
         return _fail(ExitCode.PROTOCOL, f"{error}")
     except MemoryError:

@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+if sys.platform == "win32":
+    from opuspool_workers import modules_windows
+
 _HEAD = struct.Struct("<4sII")
 _MODULE = struct.Struct("<16sQQ")
 _MAGIC = b"OCP1"
@@ -105,11 +108,18 @@ def _split(checkpoint: bytes) -> tuple[list[Module], bytes]:
 
 
 def _mappings() -> dict[str, tuple[int, int]]:
-    """Loaded libraries and the addresses they span, from /proc/self/maps; nothing elsewhere."""
+    """Loaded libraries and the addresses they span; nothing where the system cannot tell."""
+    if sys.platform == "win32":
+        return modules_windows.loaded()
+    elif sys.platform == "linux":  # noqa: RET505  # mypy reads it
+        return _from_proc()
+    else:
+        return {}
+
+
+def _from_proc() -> dict[str, tuple[int, int]]:
     spans: dict[str, tuple[int, int]] = {}
     libraries = set()  # files with code: one may map others, and a library may have any name
-    if sys.platform != "linux":
-        return spans
     for line in Path("/proc/self/maps").read_bytes().splitlines():
         addresses, rights, *_, name = line.split(maxsplit=5)
         if name.startswith(b"/"):

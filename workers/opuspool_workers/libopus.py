@@ -189,12 +189,13 @@ class _DlInfo(ctypes.Structure):
 
 def _file_of(library: ctypes.CDLL) -> str | None:
     """The file that a library was loaded from; None where the system cannot tell."""
-    if sys.platform == "win32":
-        return None
-    info = _DlInfo()
-    address = ctypes.cast(library.opus_decode, c_void_p)
-    found = ctypes.CDLL(None).dladdr(address, ctypes.byref(info))
-    return os.path.realpath(os.fsdecode(info.file)) if found and info.file else None
+    if sys.platform != "win32":
+        info = _DlInfo()
+        address = ctypes.cast(library.opus_decode, c_void_p)
+        found = ctypes.CDLL(None).dladdr(address, ctypes.byref(info))
+        if found and info.file:
+            return os.path.realpath(os.fsdecode(info.file))
+    return None
 
 
 @contextmanager

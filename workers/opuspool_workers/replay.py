@@ -17,8 +17,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opuspool import ops
+from opuspool import ops, pychild
 from opuspool.errors import WireError, WorkerBootError
+from opuspool.exitcause import caught
 from opuspool.exitcodes import ExitCode
 from opuspool.ops import OpKind
 from opuspool.parent import DeathSignal, ParentWatch
@@ -54,6 +55,7 @@ class Job:
 
 def main() -> int:
     """Replay; returns the exit code."""
+    pychild.no_dialogs()
     faulthandler.enable(all_threads=False)
     if sys.platform != "win32" and not DeathSignal(ParentWatch()).arm():
         return ExitCode.OK
@@ -67,7 +69,7 @@ def main() -> int:
     except WorkerBootError as error:
         return _fail(ExitCode.NO_LIBOPUS, f"{error}")
     except OSError as error:  # Windows: ctypes caught an access violation
-        return _fail(ExitCode.FAULT, f"{error}")
+        return _fail(ExitCode.FAULT, caught(error))
 
 
 def _replay(job: Job) -> int:

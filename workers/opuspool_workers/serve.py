@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import zmq
 
 from opuspool import ops, wire
+from opuspool.exitcause import caught
 from opuspool.exitcodes import ExitCode
 from opuspool.ops import OpKind
 from opuspool.recorder import LEASE, OP, PROGRESS, RECORD
@@ -210,7 +211,7 @@ class Server:
 
 def _leave_at_once(error: OSError) -> None:
     """Windows: ctypes caught an access violation; the heap is not to be trusted any more."""
-    _say(f"{error}")
+    _say(caught(error))
     os._exit(ExitCode.FAULT)
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
+
+if sys.platform == "win32":
+    import msvcrt
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +19,8 @@ class WorkerSettings:
     Attributes:
         endpoint: where the supervisor listens for workers.
         identity: this worker's ZeroMQ identity, hexadecimal.
-        recorder_fd: descriptor of the flight recorder.
-        fault_fd: descriptor that faulthandler writes to.
+        recorder_fd: descriptor (Windows: handle) of the flight recorder.
+        fault_fd: descriptor (Windows: handle) of the file for faulthandler.
         libopus: path of the library to load; empty: search.
         socket: path of the supervisor's socket, to sweep when it is gone; empty on tcp.
         own_directory: whether the socket's directory is the supervisor's own.
@@ -44,6 +48,14 @@ def read() -> WorkerSettings:
     line = _read_line()
     values: dict[str, Any] = json.loads(line)
     return WorkerSettings(**values)
+
+
+def descriptor(inherited: int) -> int:
+    """The descriptor of an inherited file; on Windows what is inherited is its handle."""
+    if sys.platform == "win32":
+        return msvcrt.open_osfhandle(inherited, os.O_RDWR)
+    else:  # noqa: RET505  # mypy reads it
+        return inherited
 
 
 def _read_line() -> bytes:

@@ -1,0 +1,152 @@
+"""Workers and supervisors that are ended from outside, and what goes with whom (row W3)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from waiting import wait_until
+from windows import lane
+
+import opuspool
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+assert sys.platform == "win32"
+
+
+def workers(pool: opuspool.Pool) -> list[int]:
+    status = pool.status()
+    return [slot["pid"] for slot in status["workers"] + status["spares"] if slot["pid"]]
+
+
+def await_recovery(pool: opuspool.Pool, kills: int, threads: list[threading.Thread]) -> None:
+    """Until the last kill is counted and more is decoded, so that the next falls into work."""
+    wait_until(lambda: sum(lane.restarts(pool).values()) == kills, 60, "it is counted")
+    wanted = pool.status()["counters"]["packets_decoded"] + 60
+
+    def goes_on() -> bool:
+        enough: bool = pool.status()["counters"]["packets_decoded"] > wanted
+        return enough or not any(thread.is_alive() for thread in threads)
+
+    wait_until(goes_on, 60, "it goes on")
+
+
+@pytest.mark.smoke
+def test_streams_go_on_when_workers_are_ended_under_load(tmp_path: Path) -> None:
+    with opuspool.Pool(workers=2, spares=1, config=lane.settings(tmp_path)) as pool:
+        speakers = [lane.Speaker(pool, seed) for seed in range(3)]
+        failures: list[BaseException] = []
+
+        def talk(speaker: lane.Speaker) -> None:
+            try:
+                speaker.say(400)
+            except BaseException as error:  # noqa: BLE001  told below
+                failures.append(error)
+
+        threads = [threading.Thread(target=talk, args=(speaker,)) for speaker in speakers]
+        for thread in threads:
+            thread.start()
+        kills = 0
+        while any(thread.is_alive() for thread in threads) and kills < 6:
+            psutil.Process(workers(pool)[kills % 2]).kill()  # TerminateProcess
+            kills += 1
+            await_recovery(pool, kills, threads)
+        for thread in threads:
+            thread.join(120)
+        assert not failures
+        assert kills >= 3
+        assert lane.restarts(pool) == {"killed": kills}
+        assert pool.status()["counters"]["inexact_rebuilds"] == 0
+
+
+@pytest.mark.smoke
+def test_workers_go_with_their_supervisor_and_the_stream_goes_on(tmp_path: Path) -> None:
+    with opuspool.Pool(workers=2, spares=1, config=lane.settings(tmp_path)) as pool:
+        speaker = lane.Speaker(pool)
+        speaker.say(300)
+        old, supervisor = workers(pool), pool.status()["supervisor"]["pid"]
+        psutil.Process(supervisor).kill()
+        wait_until(lambda: not any(map(psutil.pid_exists, old)), 5, "its workers are gone")
+        speaker.say(100)
+        assert pool.status()["supervisor"]["pid"] != supervisor
+
+
+def test_a_hung_worker_goes_with_its_supervisor_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in lane.faulting().items():
+        monkeypatch.setenv(name, value)
+    config = lane.settings(tmp_path, hang=60.0)
+    with opuspool.Pool(workers=1, spares=0, config=config) as pool:
+        (worker,) = workers(pool)
+        supervisor = pool.status()["supervisor"]["pid"]
+        speaker = lane.Speaker(pool)
+        speaker.say(2)
+        hang = threading.Thread(target=speaker.hear_fault, args=("loop", opuspool.OpusPoolError))
+        hang.start()
+        wait_until(lambda: psutil.Process(worker).cpu_times().user > 1, 60, "it hangs")
+        psutil.Process(supervisor).kill()
+        wait_until(lambda: not psutil.pid_exists(worker), 5, "the job object has ended it")
+    hang.join(60)  # the successor's worker hangs as well, until the pool is closed
+    assert not hang.is_alive()
+
+
+CLIENT = """
+import sys, opuspool
+pool = opuspool.Pool(workers=2, spares=0, config=sys.argv[1])
+status = pool.status()
+print(status["supervisor"]["pid"], *[slot["pid"] for slot in status["workers"]], flush=True)
+if sys.argv[2] == "wait":
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("how", ["wait", "leave"])
+def test_everything_goes_with_the_client(tmp_path: Path, how: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", CLIENT, str(lane.settings(tmp_path)), how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as client:
+        assert client.stdout is not None
+        pids = [int(word) for word in client.stdout.readline().split()]
+        assert len(pids) == 3
+        if how == "wait":
+            assert all(map(psutil.pid_exists, pids))
+            client.kill()
+        client.wait(60)
+        wait_until(lambda: not any(map(psutil.pid_exists, pids)), 15, "nothing is left")
+
+
+def test_a_virtual_environments_launcher_is_seen_through(tmp_path: Path) -> None:
+    """Where `sys.executable` starts the real Python as its child, the pids are the real ones."""
+    folder = tmp_path / "Ünder wäy with spaces"
+    folder.mkdir()
+    launcher = folder / "launcher.exe"
+    with open(os.environ["LAUNCHER_EXE"], "rb") as file:  # noqa: PTH123  # Z:/… as it is
+        launcher.write_bytes(file.read())
+    script = CLIENT + (
+        "from windows import processes\n"
+        "assert sys.executable.endswith('launcher.exe'), sys.executable\n"
+        "for pid in [status['supervisor']['pid'], status['workers'][0]['pid']]:\n"
+        "    print(processes.names()[pid], flush=True)\n"
+        "pool.close()\n"
+    )
+    done = subprocess.run(
+        [str(launcher), "-c", script, str(lane.settings(folder)), "leave"],
+        env=os.environ | {"REAL_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[3:] == ["python.exe", "python.exe"]

@@ -42,6 +42,10 @@ class Blame:
         self._quarantine = quarantine
         self._books = books
 
+    def reconfigure(self, max_attempts: int) -> None:
+        """Count against another number of attempts."""
+        self._max_attempts = max_attempts
+
     def lay(self, lease: Lease, loss: Loss) -> Stream | None:
         """Blame the operation that the flight recorder names; returns its stream.
 

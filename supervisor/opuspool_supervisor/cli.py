@@ -16,6 +16,7 @@ from opuspool.version import VERSION
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from opuspool.config import Config
     from opuspool.curve import CurveKeys
@@ -37,12 +38,11 @@ def main(path: str | None, *, check: bool) -> None:
     """Run a supervisor with its decoder workers, until SIGTERM or Ctrl-C.
 
     The first signal drains: nothing new is taken, what was accepted is finished. The second stops
-    at once. Every setting can also be given as OPUSPOOL_<SECTION>_<KEY> in the environment.
+    at once. SIGHUP reads the settings again; what is wrong changes nothing. Every setting can also
+    be given as OPUSPOOL_<SECTION>_<KEY> in the environment.
     """
     try:
-        config = configs.load(path)
-        address = endpoint.resolve(config.supervisor.endpoint)
-        _check_reach(address, config)
+        config, address = _read(path)
     except ConfigError as error:
         sys.exit(_fail(ExitCode.USAGE, error))
     if check:
@@ -59,10 +59,27 @@ def main(path: str | None, *, check: bool) -> None:
     except ConfigError as error:
         listener.close()
         sys.exit(_fail(ExitCode.HTTP, error))
-    _serve(config, listener, http)
+    _serve(config, listener, http, lambda: _read(path)[0])
 
 
-def _serve(config: Config, listener: Listener, http: socket.socket | None) -> None:
+def _read(path: str | None) -> tuple[Config, str]:
+    """The settings, and where they say to listen.
+
+    Raises:
+        ConfigError: they are wrong.
+    """
+    config = configs.load(path)
+    address = endpoint.resolve(config.supervisor.endpoint)
+    _check_reach(address, config)
+    return config, address
+
+
+def _serve(
+    config: Config,
+    listener: Listener,
+    http: socket.socket | None,
+    reread: Callable[[], Config],
+) -> None:
     from opuspool import pychild
     from opuspool_supervisor import console, log
     from opuspool_supervisor.loop import Supervisor
@@ -73,7 +90,7 @@ def _serve(config: Config, listener: Listener, http: socket.socket | None) -> No
     if http is not None:
         monitor.web = WebServer(http, monitor, config.health.canary_seconds)
         logger.info("http_started", address=monitor.web.address)
-    supervisor = Supervisor(config, listener, logger, monitor=monitor)
+    supervisor = Supervisor(config, listener, logger, monitor=monitor, reread=reread)
     pychild.no_dialogs()
     supervisor.handle_signals(signal.SIGTERM, signal.SIGINT)
     if sys.platform == "win32":

@@ -185,11 +185,13 @@ class Core:
         slot.worker.info = info
         slot.hopeless = 0
         slot.advance(SlotEvent.READY)
+        self._set_leaving(slot, leaving=slot.leaving)
         self.boot_error = None
         if not self.draining:
             self.dispatcher.refusal = None
         facts = _facts(slot)
         self._tell("info", "worker_ready", {**facts, "boot_seconds": now - slot.worker.started})
+        self._retire_if_due(slot, now)
         self._staff(now)
 
     def results(self, serial: int, message: wire.Message, now: float) -> None:
@@ -274,6 +276,18 @@ class Core:
         self._kill(slot, "killed", now, dump=False)
         return None
 
+    def reconfigure(self, config: Config, now: float) -> None:
+        """Go by other settings from now on: slots come, or go as soon as their workers are idle."""
+        self._config = config
+        self._policy.reconfigure(config.restart)
+        self.dispatcher.reconfigure(config)
+        self._resize(config.workers.count, spare=False)
+        self._resize(config.workers.spares, spare=True)
+        self.slots.sort(key=lambda slot: (slot.spare, slot.number))
+        for slot in self.slots:
+            self._retire_if_due(slot, now)
+        self._staff(now)
+
     def drain(self, now: float) -> None:
         """Take nothing new; what has been accepted is still done."""
         self.draining = True
@@ -288,6 +302,7 @@ class Core:
         if self._stalled(now):
             self._forgive(now)
         self._now = now
+        self._drop_left()
         for slot in self.slots:
             if slot.state in EMPTY and slot.due <= now and not self.draining:
                 slot.advance(SlotEvent.SPAWNED)
@@ -325,7 +340,7 @@ class Core:
 
         A worker counts while its last real decode, or the self-test before it was READY, is recent.
         """
-        workers = [slot for slot in self.slots if not slot.spare]
+        workers = [slot for slot in self.slots if not slot.spare and not slot.leaving]
         serving = sum(slot.serving and self._is_proved(slot) for slot in workers)
         if not serving or self.draining:
             return "down"
@@ -333,11 +348,35 @@ class Core:
 
     # Insides
 
+    def _resize(self, wanted: int, *, spare: bool) -> None:
+        """Keep the lowest slots of a kind; those that were leaving come back first."""
+        kind = [slot for slot in self.slots if slot.spare is spare]
+        for index, slot in enumerate(kind):
+            self._set_leaving(slot, leaving=index >= wanted)
+        taken = {slot.number for slot in self.slots}
+        free = (number for number in count() if number not in taken)
+        self.slots += [Slot(next(free), spare=spare) for _ in range(wanted - len(kind))]
+
+    def _set_leaving(self, slot: Slot, *, leaving: bool) -> None:
+        slot.leaving = leaving
+        worker = slot.worker
+        if worker is None or worker.killed_for:
+            return
+        if leaving and worker.recycle is None:
+            worker.recycle = "exit"
+        elif not leaving and worker.recycle == "exit":
+            worker.recycle = None
+
+    def _drop_left(self) -> None:
+        """Forget the slots that were leaving and have no process any more."""
+        self.slots[:] = [s for s in self.slots if not (s.leaving and s.state in EMPTY)]
+
     def _with_ready_worker(self, number: int) -> Slot | str:
         """The slot of that number, or in words why its worker cannot be replaced."""
-        if not 0 <= number < len(self.slots):
-            return f"there is no slot {number}: they are 0 to {len(self.slots) - 1}"
-        slot = self.slots[number]
+        slot = next((slot for slot in self.slots if slot.number == number), None)
+        if slot is None:
+            known = ", ".join(str(slot.number) for slot in self.slots)
+            return f"there is no slot {number}: they are {known}"
         if slot.worker is None or slot.worker.ready is None or slot.doomed:
             return f"slot {number} is {slot.state}: it has no worker that could be replaced"
         return slot
@@ -459,7 +498,7 @@ class Core:
 
     def _staff(self, now: float) -> None:
         """Put ready spares into empty worker slots, and waiting requests into serving slots."""
-        empty = [slot for slot in self.slots if not slot.spare and slot.state in EMPTY]
+        empty = [s for s in self.slots if not s.spare and not s.leaving and s.state in EMPTY]
         spares = [s for s in self.slots if s.spare and s.state is SlotState.IDLE and not s.doomed]
         for slot, spare in zip(empty, spares, strict=False):
             self._promote(slot, spare, now)
@@ -476,6 +515,7 @@ class Core:
         slot.generation += 1
         slot.boot_failures = slot.hopeless = 0
         slot.advance(SlotEvent.PROMOTED)
+        self._set_leaving(slot, leaving=False)
         self._by_serial[worker.serial] = slot
         self._tell("info", "spare_promoted", _facts(slot))
 

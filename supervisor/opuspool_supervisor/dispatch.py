@@ -66,9 +66,7 @@ class Dispatcher:
         self._queued_bytes = 0
         self._queued_output = 0
         self._held: list[tuple[float, Request]] = []
-        self._lease_packets = config.requests.lease_packets
-        self._checkpoint_packets = config.recovery.checkpoint_packets
-        self._journal_packets = config.recovery.journal_packets
+        self._take_sizes(config)
         self.clients: dict[bytes, Client] = {}
         self.unplaced: deque[Request] = deque()
         self.answers: dict[bytes, list[tuple[Answer, bytes]]] = defaultdict(list)
@@ -78,6 +76,18 @@ class Dispatcher:
         self.queued = 0
         self.in_flight = 0
         self.streams = 0
+
+    def reconfigure(self, config: Config) -> None:
+        """Go by other settings from now on; what has been accepted stays accepted."""
+        self._config = config
+        self._take_sizes(config)
+        self.quarantine.resize(config.quarantine.packets, config.quarantine.ttl_seconds)
+        self._blame.reconfigure(config.requests.max_attempts)
+
+    def _take_sizes(self, config: Config) -> None:
+        self._lease_packets = config.requests.lease_packets
+        self._checkpoint_packets = config.recovery.checkpoint_packets
+        self._journal_packets = config.recovery.journal_packets
 
     # Requests come in
 

@@ -9,13 +9,34 @@ from typing import Any
 import structlog
 
 
+class _Threshold:
+    """Drops what is less severe than the level in force, which may change."""
+
+    level = logging.INFO
+
+    def __call__(self, _logger: Any, name: str, event: Any) -> Any:
+        if logging.getLevelNamesMapping()[name.upper()] < self.level:
+            raise structlog.DropEvent
+        return event
+
+
+_threshold = _Threshold()
+
+
+def set_level(level: str) -> None:
+    """Write nothing less severe than debug, info, warning or error from now on."""
+    _threshold.level = getattr(logging, level.upper())
+
+
 def configure(level: str) -> Any:
     """Set structlog up and return the supervisor's logger.
 
     Args:
         level: the lowest level that is written: debug, info, warning or error.
     """
+    set_level(level)
     processors: list[structlog.typing.Processor] = [
+        _threshold,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -29,7 +50,7 @@ def configure(level: str) -> Any:
         ]
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )

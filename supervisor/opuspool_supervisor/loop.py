@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from opuspool import version, wakeup, wire
-from opuspool.errors import WireError
+from opuspool.errors import ConfigError, WireError
 from opuspool.wire import Kind, Status
-from opuspool_supervisor import asking, status
+from opuspool_supervisor import asking, reload, status
 from opuspool_supervisor.core import Core, Death, Kill, Report, Retire, SendLease, Spawn, Tell
+from opuspool_supervisor.log import set_level
 from opuspool_supervisor.outbox import Outbox
 from opuspool_supervisor.process import Processes, WorkerLaunch
 from opuspool_supervisor.reporter import Reporter
@@ -58,6 +59,7 @@ class Supervisor:
         log: a structlog logger.
         parent: where the supervisor is a client's own, the watch over that client.
         monitor: where it is a daemon, what shows its state to others.
+        reread: reads the settings anew, for SIGHUP; raises ConfigError where they are wrong.
     """
 
     def __init__(
@@ -68,11 +70,13 @@ class Supervisor:
         *,
         parent: ParentWatch | None = None,
         monitor: Monitor | None = None,
+        reread: Callable[[], Config] | None = None,
     ) -> None:
         self._config = config
         self._listener = listener
         self._log = log
         self._monitor = monitor
+        self._reread = reread
         self._core = Core(config, Random(secrets.randbits(64)))  # noqa: S311  for jitter
         self._started = time.monotonic()
         self._identities: dict[bytes, int] = {}
@@ -360,10 +364,10 @@ class Supervisor:
         self._wake()
 
     def _on_stop_signal(self, number: int) -> None:
-        if number == SIGHUP:
-            self._log.warning("reload_not_available", hint="restart the daemon: clients wait")
-            return
         now = time.monotonic()
+        if number == SIGHUP:
+            self._reload(now)
+            return
         self._log.info("signal", name=signal.Signals(number).name)
         if self._stop_at is None:
             self._stop_at = now + self._config.supervisor.drain_seconds
@@ -372,6 +376,31 @@ class Supervisor:
                 self._monitor.stopping()
         else:
             self._stop_at = 0.0
+
+    def _reload(self, now: float) -> None:
+        """Take new settings; those that are wrong change nothing."""
+        if self._reread is None or self._stop_at is not None:
+            return
+        if self._monitor is not None:
+            self._monitor.reloading(now)
+        try:
+            read: Config | None = self._reread()
+        except ConfigError as error:
+            self._log.error("reload_refused", why=str(error))
+            read = None
+        if read is not None:
+            self._take(read, now)
+        if self._monitor is not None:
+            self._monitor.reloaded(ok=read is not None)
+
+    def _take(self, read: Config, now: float) -> None:
+        config = reload.merged(self._config, read)
+        applied = reload.changed(self._config, config)
+        self._log.info("reloaded", changed=applied, need_restart=reload.changed(config, read))
+        self._config = config
+        set_level(config.supervisor.log_level)
+        self._reporter.reconfigure(config.crashes)
+        self._core.reconfigure(config, now)
 
     def _close(self) -> None:
         self._core.dispatcher.fail_all(Status.SHUTDOWN, "the supervisor has shut down")

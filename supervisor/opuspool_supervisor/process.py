@@ -131,7 +131,7 @@ class Processes:
             popen, *inherited = self._starter.start(recorder_fd, fault_fd)
             undo.callback(_discard, popen)
             self._starter.hold(popen)
-            self._tell(popen, identity, *inherited)
+            self._launch_line(popen, identity, *inherited)
             process = WorkerProcess(serial, popen, (recorder_fd, fault_fd))
             watch = threading.Thread(
                 target=self._watch, args=(process,), daemon=True, name=f"worker-{serial}"
@@ -163,7 +163,7 @@ class Processes:
             except queue.Empty:
                 return
 
-    def _tell(
+    def _launch_line(
         self, popen: subprocess.Popen[bytes], identity: bytes, recorder_fd: int, fault_fd: int
     ) -> None:
         launch = replace(

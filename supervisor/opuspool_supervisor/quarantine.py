@@ -32,6 +32,13 @@ class Quarantine:
     def __len__(self) -> int:
         return len(self._until)
 
+    def resize(self, entries: int, seconds: float) -> None:
+        """Take other limits; what is in it stays for as long as it was to."""
+        self._most = entries
+        self._seconds = seconds
+        while len(self._until) > self._most:
+            self._until.popitem(last=False)
+
     def add(self, packet: bytes, now: float) -> None:
         """Refuse a packet from now on."""
         if len(packet) < MIN_BYTES or not self._most:

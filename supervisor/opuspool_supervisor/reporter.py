@@ -48,6 +48,10 @@ class Reporter:
         self._counting = threading.Lock()
         self._thread: threading.Thread | None = None
 
+    def reconfigure(self, config: CrashesConfig) -> None:
+        """Write by other settings from now on; the directory and its limits stay."""
+        self._config = config
+
     def report(self, death: Report) -> None:
         """Have a death written down."""
         if not (self._config.enabled and self._config.reports):

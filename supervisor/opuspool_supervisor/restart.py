@@ -44,6 +44,10 @@ class RestartPolicy:
         self._config = config
         self._rng = rng
 
+    def reconfigure(self, config: RestartConfig) -> None:
+        """Decide by other settings from now on."""
+        self._config = config
+
     def judge(self, slot: Slot, worker: Worker, now: float) -> Verdict:
         """Note a death in the slot's history and say when its next worker may start."""
         config = self._config

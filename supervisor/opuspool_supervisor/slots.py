@@ -137,6 +137,7 @@ class Slot:
         hopeless: how little hope there is that its worker can start: an exit of its own accord
             before READY counts `HOPELESS`, one by a signal 1; 0 again when one is READY.
         fruitless: exits after READY, but before any work was done, in a row.
+        leaving: the settings have no place for it any more; it goes with its worker.
     """
 
     number: int
@@ -156,6 +157,7 @@ class Slot:
     boot_failures: int = 0
     hopeless: int = 0
     fruitless: int = 0
+    leaving: bool = False
 
     def advance(self, event: SlotEvent) -> None:
         """Follow the table.
@@ -173,7 +175,7 @@ class Slot:
     @property
     def serving(self) -> bool:
         """Whether streams may be placed here."""
-        return self.state in SERVING and not self.spare and not self.doomed
+        return self.state in SERVING and not self.spare and not self.doomed and not self.leaving
 
     @property
     def doomed(self) -> bool:

@@ -314,7 +314,7 @@ def test_the_last_workers_requests_go_before_those_that_wait_already() -> None:
     waiting = [letters(request.blob, 1) for request in made.dispatcher.unplaced]
     assert waiting == ["b", "a", "c"]
     made.boot()
-    made.work(4)
+    made.work(6)
     assert outcomes(made) == {"ok": 3}
 
 
@@ -347,10 +347,31 @@ def test_only_the_packet_in_hand_is_blamed() -> None:
     sent = [made.send(track, packets("ab")) for track in tracks]
     made.turn()
     dies_at(made, made.worker_of(tracks[0]), record=3, op=1)  # OPEN, DECODE, OPEN, DECODE
-    made.work(4)
+    made.work(8)
     statuses = [request.status for request in sent]
     assert statuses == [Status.OK, Status.FAILED_OPS, Status.OK]
     assert sent[1].results == (SAMPLES, POISON)
+
+
+def test_after_what_may_kill_with_a_delay_a_canary_goes_first() -> None:
+    """If its damage shows now, it shows in a packet of ours, and no stream is blamed for it."""
+    made = world(spares=1)
+    culprit = made.send(made.stream(), packets("a"))
+    made.turn()
+    dies_at(made, made.worker_of(culprit.track), record=1, op=0)
+    made.turn()
+    worker = made.worker_of(culprit.track)
+    made.finish(worker)
+    innocent = made.send(made.stream(), packets("b"))
+    made.turn()
+    slot = made.slot_of(worker)
+    assert slot is not None
+    assert slot.lease is not None
+    assert slot.lease.canary
+    made.die(worker, "abort")
+    made.work(6)
+    assert [culprit.status, innocent.status] == [Status.OK, Status.OK]
+    assert made.books.poison_packets == made.books.inexact_rebuilds == 0
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ class Blame:
         if stream is None:
             return None
         fatal = request is not None and self._operation(request, position.op, loss)
+        _isolate(lease, position.record)
         if loss.weight == 1:
-            _isolate(lease, position.record)
             place = _place(lease, stream, request, position)
             _suspect(stream, place, rebuilding=request is None, fatal=fatal)
             _punish(stream.client, loss.now)
@@ -88,7 +88,7 @@ class Blame:
         blame[index] = blame.get(index, 0.0) + loss.weight
         if blame[index] < self._max_attempts:
             return False
-        if loss.fresh:  # nothing else can have damaged that worker: other streams are warned
+        if loss.fresh and loss.weight == 1:  # nothing else can have done it: others are warned
             packet = ops.unpack(request.blob, request.count)[index].packet
             self._quarantine.add(packet, loss.now)
         request.blob = ops.poisoned(request.blob, request.count, index)

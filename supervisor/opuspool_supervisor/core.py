@@ -211,6 +211,7 @@ class Core:
         slot.lease = None
         self.timings.settled(lease, now)
         slot.worker.proved = now
+        slot.worker.tainted = any(request.alone for request in lease.requests())
         slot.advance(SlotEvent.SETTLED)
         if lease.canary:
             self._staff(now)
@@ -385,10 +386,13 @@ class Core:
         for slot in self.slots:
             if slot.state is not SlotState.IDLE or slot.worker is None or slot.doomed:
                 continue
-            if slot.live or slot.bulk or slot.closes:
+            waits = slot.live or slot.bulk or slot.closes
+            if waits and not slot.worker.tainted:
                 lease = self.dispatcher.lease(slot, now)
-            elif self._is_doubtful(slot) or (
-                now - slot.worker.proved > self._config.health.canary_seconds
+            elif (
+                slot.worker.tainted
+                or self._is_doubtful(slot)
+                or now - slot.worker.proved > self._config.health.canary_seconds
             ):
                 lease = Lease(self.dispatcher.next_lease_id(), now, canary.steps(), canary=True)
                 self.books.canaries += 1

@@ -99,6 +99,7 @@ class Worker:
         recycle: the restart reason, where it is to be replaced when it is idle.
         killed_for: the restart reason, where the supervisor itself killed it.
         babbled: it was killed because it sent what cannot be.
+        tainted: it has run what may have killed another with a delay, and no canary since.
     """
 
     serial: int
@@ -115,6 +116,7 @@ class Worker:
     recycle: str | None = None
     killed_for: str | None = None
     babbled: bool = False
+    tainted: bool = False
 
 
 @dataclass(slots=True, eq=False)

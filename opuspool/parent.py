@@ -25,8 +25,10 @@ class ParentWatch:
     that forks children of its own lends them the pipe, so on Linux a pidfd watches as well.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, stdin: bool = True) -> None:
+        """With `stdin` False its end means nothing: the parent has sent all that it has to say."""
         self._parent = os.getppid()
+        self._stdin = stdin
         self._fds: list[int] = []
         self._keep: list[socket.socket] = []
         if sys.platform != "win32":
@@ -48,7 +50,7 @@ class ParentWatch:
         """Tell whether it has died or let go already, even before this object was made."""
         if os.getppid() != self._parent:
             return True
-        if sys.platform == "win32":
+        if sys.platform == "win32" or not self._stdin:
             return False
         else:  # noqa: RET505  # mypy reads it
             stdin = select.poll()

@@ -57,7 +57,7 @@ def main() -> int:
     """Replay; returns the exit code."""
     pychild.no_dialogs()
     faulthandler.enable(all_threads=False)
-    if sys.platform != "win32" and not DeathSignal(ParentWatch()).arm():
+    if sys.platform != "win32" and not DeathSignal(ParentWatch(stdin=False)).arm():
         return ExitCode.OK
     try:
         data = Path(sys.argv[1]).read_bytes() if len(sys.argv) > 1 else sys.stdin.buffer.read()

@@ -130,13 +130,13 @@ def test_a_worker_whose_libopus_fails_it_says_so_and_leaves() -> None:
         b'{"endpoint": "tcp://127.0.0.1:1", "identity": "77", "recorder_fd": 2, "fault_fd": 2,'
         b' "libopus": "", "socket": "", "own_directory": false, "curve": {}}\n'
     )
-    done = subprocess.run(
-        [sys.executable, "-c", FAILING],
-        input=settings,
-        stderr=subprocess.PIPE,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == ExitCode.SELF_TEST
-    assert done.stderr.startswith(b"opuspool-worker: ")
-    assert b"decodes a known SILK packet" in done.stderr
+    command, pipe = [sys.executable, "-c", FAILING], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stderr=pipe) as worker:
+        assert worker.stdin is not None
+        assert worker.stderr is not None
+        worker.stdin.write(settings)
+        worker.stdin.flush()  # and not closed: its supervisor lives
+        said = worker.stderr.read()
+    assert worker.returncode == ExitCode.SELF_TEST
+    assert said.startswith(b"opuspool-worker: ")
+    assert b"decodes a known SILK packet" in said

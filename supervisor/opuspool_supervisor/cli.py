@@ -50,6 +50,7 @@ def main(path: str | None, *, check: bool) -> None:
         return
     from opuspool_supervisor import listen, web
 
+    _hold_signals(hold=True)  # one that ended the process now would leave the sockets
     try:
         listener = listen.listen(address, _keys(config))
     except ConfigError as error:
@@ -60,6 +61,13 @@ def main(path: str | None, *, check: bool) -> None:
         listener.close()
         sys.exit(_fail(ExitCode.HTTP, error))
     _serve(config, listener, http, lambda: _read(path)[0])
+
+
+def _hold_signals(*, hold: bool) -> None:
+    """Let signals that would end the process wait, or come."""
+    if sys.platform != "win32":
+        how = signal.SIG_BLOCK if hold else signal.SIG_UNBLOCK
+        signal.pthread_sigmask(how, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 def _read(path: str | None) -> tuple[Config, str]:
@@ -97,6 +105,7 @@ def _serve(
         supervisor.handle_signals(signal.SIGBREAK)
     else:
         supervisor.handle_signals(signal.SIGHUP)
+    _hold_signals(hold=False)
     with console.held(drain=True):
         supervisor.run()
 

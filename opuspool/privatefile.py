@@ -1,9 +1,10 @@
-"""New files that only this user can read."""
+"""Files that only this user can read."""
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if sys.platform == "win32":
@@ -12,7 +13,7 @@ if sys.platform == "win32":
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["create"]
+__all__ = ["create", "write"]
 
 
 def create(path: Path) -> int:
@@ -26,3 +27,30 @@ def create(path: Path) -> int:
         return winfiles.create(path)
     else:  # noqa: RET505  # mypy reads it
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+
+
+def write(path: Path, data: bytes, *, sync: bool = False) -> None:
+    """Make or replace a file as one step: it is never there by half.
+
+    Args:
+        path: the file; meanwhile `.name.tmp` beside it is ours.
+        data: all that it is to hold.
+        sync: have the disk take it before it replaces what is there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.tmp")
+    with suppress(FileNotFoundError):
+        draft.unlink()
+    try:
+        with os.fdopen(create(draft), "wb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink()
+        raise

@@ -12,6 +12,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from opuspool import privatefile
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -126,7 +128,7 @@ class CrashStore:
             return None
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._put(f"{report.id}.json", self._encode(report))
+            privatefile.write(self._directory / f"{report.id}.json", self._encode(report))
             self._prune()
         except (OSError, ValueError) as error:  # ValueError: a path that cannot be
             self.errors += 1
@@ -143,20 +145,6 @@ class CrashStore:
             if len(data) <= self._bytes:
                 return data
         raise ValueError(f"the report has {len(data)} bytes, more than all may have")
-
-    def _put(self, name: str, data: bytes) -> None:
-        """Make a file that is either not there or whole."""
-        unfinished = self._directory / f".{name}.tmp"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        fd = os.open(unfinished, flags, 0o600)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-            unfinished.replace(self._directory / name)
-        except BaseException:
-            with suppress(OSError):
-                unfinished.unlink()
-            raise
 
     def _prune(self) -> None:
         sizes: dict[str, int] = {}

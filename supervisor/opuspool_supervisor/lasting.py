@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from opuspool import statedir
+from opuspool import privatefile, statedir
 from opuspool_supervisor.books import RESTART_REASONS
 
 if TYPE_CHECKING:
@@ -100,16 +99,8 @@ def write(path: Path, totals: Totals) -> None:
         "starts": totals.starts,
         "restarts": totals.restarts,
     }
-    draft = path.with_suffix(".new")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):
-        draft.unlink()
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(json.dumps(value, indent=1).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    privatefile.write(path, json.dumps(value, indent=1).encode(), sync=True)
 
 
 class LastingCounters:

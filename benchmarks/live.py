@@ -93,15 +93,17 @@ def measure(plan: Plan, streams: int) -> Result:
         pool = stack.enter_context(opuspool.Pool(plan.endpoint, config=plan.config))
         before = _restarts(pool)
         begin = time.monotonic() + START_SECONDS
-        load = _Generators(plan, streams, begin)
-        stack.callback(load.stop)
         beside = {
             kind: kind(pool, begin, plan.seconds)
             for kind, asked in ((Killer, plan.kill), (Bulk, plan.bulk))
             if asked
         }
+        load = _Generators()
+        for one in (load, *beside.values()):
+            stack.callback(one.stop)  # before it starts: Ctrl-C may come at any time
+        load.start(plan, streams, begin)
         for thread in beside.values():
-            stack.callback(thread.stop)
+            thread.start()
         reports = load.reports()
         for thread in beside.values():
             thread.stop()
@@ -122,9 +124,13 @@ def _restarts(pool: opuspool.Pool) -> int:
 class _Generators:
     """The processes that send."""
 
-    def __init__(self, plan: Plan, streams: int, begin: float) -> None:
-        self._seconds = plan.seconds
+    def __init__(self) -> None:
+        self._seconds = 0.0
         self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, plan: Plan, streams: int, begin: float) -> None:
+        """Start them; they send from `begin` on."""
+        self._seconds = plan.seconds
         first = 0
         for number in range(min(plan.generators, streams)):
             share = len(range(number, streams, plan.generators))

@@ -68,12 +68,12 @@ class _Beside(threading.Thread):
         self._begin = begin
         self._end = begin + seconds
         self._over = threading.Event()
-        self.start()
 
     def stop(self) -> None:
-        """End it."""
+        """End it, if it has begun."""
         self._over.set()
-        self.join()
+        if self.ident is not None:
+            self.join()
 
     def _wait_until(self, moment: float) -> bool:
         """Wait; returns whether to go on then."""

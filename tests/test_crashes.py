@@ -30,7 +30,7 @@ from reference import golden, real_libopus
 from waiting import wait_until
 
 import opuspool
-from opuspool import ops, statedir
+from opuspool import knownpacket, ops, statedir
 from opuspool.ops import Op, OpKind
 from opuspool.recorder import Position
 from opuspool.streamformat import StreamFormat
@@ -163,9 +163,11 @@ def test_a_heap_that_was_smashed_before_is_the_last_suspect(faulty: Path, folder
         stream.decode(faults.marker("smash"))
         with pytest.raises(opuspool.PoisonPacketError):
             stream.decode(PACKETS[0])
-        crash = reported(pool, folder, 2)[0]
+        crash, _, last = reported(pool, folder, 3)
     assert (crash["reason"], crash["digest"]) == ("abort", digest(PACKETS[0]))
     assert crash["suspects"] == [digest(faults.marker("smash"))]
+    # What has replayed it must decode a canary before anything of a client.
+    assert (last["reason"], last["digest"]) == ("abort", digest(knownpacket.PACKET))
     assert "glibc" not in crash["stderr"]
     assert crash["stderr"] != ""  # glibc's own words
 

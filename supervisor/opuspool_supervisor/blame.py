@@ -70,10 +70,9 @@ class Blame:
 
     def _garbled(self, lease: Lease) -> None:
         """No packet is surely to blame for garbage: try each request by itself, then give it up."""
-        requests = lease.requests()
-        for request in requests:
-            if request.alone and len(requests) == 1:
-                request.garbled += 1
+        isolated = lease.isolated
+        for request in lease.requests():
+            request.garbled += isolated
             request.alone = True
             if request.garbled >= self._max_attempts:
                 for index in range(request.count):

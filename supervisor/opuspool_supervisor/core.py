@@ -185,7 +185,6 @@ class Core:
         slot.worker.info = info
         slot.hopeless = 0
         slot.advance(SlotEvent.READY)
-        self._set_leaving(slot, leaving=slot.leaving)
         self.boot_error = None
         if not self.draining:
             self.dispatcher.refusal = None
@@ -211,7 +210,7 @@ class Core:
         slot.lease = None
         self.timings.settled(lease, now)
         slot.worker.proved = now
-        slot.worker.tainted = any(request.alone for request in lease.requests())
+        slot.worker.tainted = lease.isolated
         slot.advance(SlotEvent.SETTLED)
         if lease.canary:
             self._staff(now)
@@ -485,17 +484,16 @@ class Core:
         facts["next_start_seconds"] = round(verdict.due - now, 3)
         if booting:
             self.boot_error = death.words
-        weight = BLAME_WEIGHT.get(reason, 1.0)
+        loss = Loss(now)
         if not planned:
+            weight = BLAME_WEIGHT.get(reason, 1.0)
+            fresh, garbage = worker.settled == 0, worker.babbled
+            loss = Loss(now, death.position, weight, fresh=fresh, garbage=garbage)
             found = autopsy.examine(slot, worker, death.position, weight=weight, now=now)
             self._instructions.append(Report(reason, death, found))
             facts["digest"] = found.in_hand.digest if found.in_hand else None
         level = "error" if verdict.failed else "info" if planned else "warning"
         self._tell(level, "worker_ended", facts)
-        loss = Loss(now)
-        if not planned:
-            fresh, garbage = worker.settled == 0, worker.babbled
-            loss = Loss(now, death.position, weight, fresh=fresh, garbage=garbage)
         self.dispatcher.lost(slot, loss)
         self._staff(now)
         self._give_up_if_none_can_start()

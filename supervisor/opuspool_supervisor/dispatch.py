@@ -289,7 +289,7 @@ class Dispatcher:
         if slot.bulk and slot.bulk[0].alone:
             queues.reverse()
         room = self._fill(lease, slot, queues[0], self._lease_packets, now)
-        if not any(request.alone for request in lease.requests()):
+        if not lease.isolated:
             room = max(room, self._lease_packets // BULK_SHARE, 1)
             self._fill(lease, slot, queues[1], room, now)
         return lease if lease.steps else None

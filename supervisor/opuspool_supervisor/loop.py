@@ -205,6 +205,10 @@ class Supervisor:
         if not limit or rss_bytes < max(limit, self._memory_floor + limit // 2):
             return
         self._log.error("clients_dropped", rss_bytes=rss_bytes, limit=limit)
+        self._reopen_door()
+        self._reopened = True
+
+    def _reopen_door(self) -> None:
         door = self._listener.door
         for waited in (door.socket, door.monitor):
             self._poller.unregister(waited)
@@ -214,7 +218,6 @@ class Supervisor:
         for waited in (door.socket, door.monitor):
             self._poller.register(waited, zmq.POLLIN)
         self._outbox = Outbox(door.socket)
-        self._reopened = True
 
     # Messages
 

@@ -42,7 +42,7 @@ COUNTERS = {
     "inexact_rebuilds": ("inexact_rebuilds", "Rebuilds that may not be bit for bit the same."),
     "canaries": ("canaries", "Known packets given to idle workers."),
     "protocol_errors": ("protocol_errors", "Messages that could not be read."),
-    "refused_peers": ("refused_peers", "Connections refused for their keys."),
+    "refused_peers": ("refused_peers", "Peers turned away for their keys or their user."),
     "crash_reports": ("crash_reports", "Crash reports written."),
     "crash_report_errors": ("crash_report_errors", "Crash reports that could not be written."),
 }

@@ -143,6 +143,12 @@ class Lease:
         """The requests in it, in their order."""
         return [what for _, what in self.expects if isinstance(what, Request)]
 
+    @property
+    def isolated(self) -> bool:
+        """Whether it holds a request that must be alone; then it holds no other."""
+        first = self.expects[0][1] if self.expects else None
+        return isinstance(first, Request) and first.alone
+
     def frames(self) -> wire.Frames:
         """The lease as it goes to the worker."""
         steps, payloads = zip(*self.steps, strict=True)

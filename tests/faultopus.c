@@ -1,37 +1,23 @@
-/* A libopus that faults for real, for tests.
+/* A libopus that faults for real, for tests, on POSIX; what faults and how often: faultopus.h.
  *
- * It loads the real libopus (path in OPUSPOOL_FAULT_REAL) and forwards every call to it. Before a
- * decode it looks into the packet: the bytes "OPFAULT:" and a name choose a fault. faults.py puts
- * them into the padding of a valid packet, so nothing but this library can tell it from others.
- *
- * A name that ends in "-once" faults the first time only, counted across processes: it creates a
- * token file in the directory OPUSPOOL_FAULT_TOKENS, one for each packet; where the token is there
- * already, the packet decodes normally.
+ * It loads the real libopus (path in OPUSPOOL_FAULT_REAL) and forwards every call to it.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
-#define MARK "OPFAULT:"
-#define ONCE "-once"
-#define NAME_MAX_BYTES 40
+#define EXPORTED
+#include "faultopus.h"
 
 enum { OPUS_INTERNAL_ERROR = -3, OPUS_GET_SAMPLE_RATE = 4029, OPUS_GET_FINAL_RANGE = 4031 };
-enum { BROKEN_TEST = 97 };   /* exit code: the test's own set-up is wrong */
-enum { FORWARD = INT_MIN };  /* what a fault returns where the packet is to be decoded after all */
 
 /* ---- the real library ---------------------------------------------------------------------- */
 
@@ -59,58 +45,19 @@ static void *symbol(const char *name)
     return found;
 }
 
-#define REAL(result, name, params) \
-    static result(*real) params; \
-    if (!real) \
-        real = (result(*) params)symbol(#name)
-
-#define EXPORT(result, name, params, args) \
-    result name params; \
-    result name params \
-    { \
-        REAL(result, name, params); \
-        return real args; \
-    }
-
-/* A ctl takes one argument at most: a pointer or an int, which the ABIs in use pass alike. */
-#define EXPORT_CTL(name) \
-    int name(void *state, int request, ...); \
-    int name(void *state, int request, ...) \
-    { \
-        REAL(int, name, (void *, int, ...)); \
-        va_list rest; \
-        va_start(rest, request); \
-        void *argument = va_arg(rest, void *); \
-        va_end(rest); \
-        return real(state, request, argument); \
-    }
-
-typedef const unsigned char *bytes;
-
-EXPORT(const char *, opus_get_version_string, (void), ())
-EXPORT(const char *, opus_strerror, (int code), (code))
-
-EXPORT(int, opus_decoder_get_size, (int channels), (channels))
-EXPORT(void *, opus_decoder_create, (int32_t rate, int channels, int *error), (rate, channels, error))
 EXPORT(int, opus_decoder_init, (void *st, int32_t rate, int channels), (st, rate, channels))
-EXPORT_CTL(opus_decoder_ctl)
 EXPORT(int, opus_decoder_get_nb_samples, (const void *st, bytes p, int32_t n), (st, p, n))
 
-EXPORT(int, opus_packet_parse,
-       (bytes p, int32_t n, unsigned char *toc, bytes *frames, int16_t *sizes, int *offset),
-       (p, n, toc, frames, sizes, offset))
 EXPORT(int, opus_packet_get_bandwidth, (bytes p), (p))
 EXPORT(int, opus_packet_get_samples_per_frame, (bytes p, int32_t rate), (p, rate))
 EXPORT(int, opus_packet_get_nb_channels, (bytes p), (p))
 EXPORT(int, opus_packet_get_nb_frames, (bytes p, int32_t n), (p, n))
-EXPORT(int, opus_packet_get_nb_samples, (bytes p, int32_t n, int32_t rate), (p, n, rate))
 EXPORT(int, opus_packet_has_lbrr, (bytes p, int32_t n), (p, n))
 EXPORT(int, opus_packet_pad, (unsigned char *p, int32_t n, int32_t new_n), (p, n, new_n))
 EXPORT(int32_t, opus_packet_unpad, (unsigned char *p, int32_t n), (p, n))
 EXPORT(void, opus_pcm_soft_clip, (float *pcm, int n, int channels, float *memory),
        (pcm, n, channels, memory))
 
-EXPORT(int, opus_encoder_get_size, (int channels), (channels))
 EXPORT(void *, opus_encoder_create, (int32_t rate, int channels, int use, int *error),
        (rate, channels, use, error))
 EXPORT(int, opus_encoder_init, (void *st, int32_t rate, int channels, int use),
@@ -124,13 +71,6 @@ EXPORT(void, opus_encoder_destroy, (void *st), (st))
 
 /* ---- the faults ---------------------------------------------------------------------------- */
 
-struct call {
-    void *decoder;
-    char *pcm;
-    size_t sample_bytes; /* of one sample of one channel */
-    int frame_size;      /* samples per channel that the caller's buffer holds */
-};
-
 static void die_by(int number)
 {
     signal(number, SIG_DFL);
@@ -143,19 +83,6 @@ static void pause_for(time_t seconds, long nanoseconds)
     struct timespec left = {seconds, nanoseconds};
     while (nanosleep(&left, &left) == -1 && errno == EINTR)
         ;
-}
-
-static int fault_segv(const struct call *call)
-{
-    (void)call;
-    *(volatile char *)(uintptr_t)0x208F210000 = 1; /* the incident's address */
-    return FORWARD;
-}
-
-static int fault_abort(const struct call *call)
-{
-    (void)call;
-    abort();
 }
 
 static int fault_bus(const struct call *call)
@@ -361,29 +288,18 @@ static const struct {
     {"after", fault_after},       {"stateful", fault_stateful},
 };
 
-/* ---- which packet faults ------------------------------------------------------------------- */
-
-static int read_name(bytes packet, int32_t length, char name[NAME_MAX_BYTES])
+static int run_fault(const char *name, const struct call *call)
 {
-    if (!packet || length <= 0)
-        return 0;
-    bytes mark = memmem(packet, (size_t)length, MARK, strlen(MARK));
-    if (!mark)
-        return 0;
-    bytes start = mark + strlen(MARK);
-    size_t left = (size_t)(packet + length - start);
-    size_t size = strnlen((const char *)start, left < NAME_MAX_BYTES ? left : NAME_MAX_BYTES - 1);
-    memcpy(name, start, size);
-    name[size] = '\0';
-    return 1;
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        if (strcmp(faults[i].name, name) == 0)
+            return faults[i].run(call);
+    broken_test(name, "no such fault");
+    return FORWARD;
 }
 
-static uint64_t digest(bytes packet, int32_t length)
+static void before_decode(void)
 {
-    uint64_t hash = 14695981039346656037u; /* FNV-1a */
-    for (int32_t i = 0; i < length; i++)
-        hash = (hash ^ packet[i]) * 1099511628211u;
-    return hash;
+    free_smashed();
 }
 
 static int first_time(const char *name, bytes packet, int32_t length)
@@ -401,43 +317,6 @@ static int first_time(const char *name, bytes packet, int32_t length)
         close(token);
     return token != -1;
 }
-
-static int strip_once(char *name)
-{
-    size_t size = strlen(name), tail = strlen(ONCE);
-    if (size < tail || strcmp(name + size - tail, ONCE) != 0)
-        return 0;
-    name[size - tail] = '\0';
-    return 1;
-}
-
-static int fault_of(bytes packet, int32_t length, const struct call *call)
-{
-    char name[NAME_MAX_BYTES];
-    free_smashed();
-    if (!read_name(packet, length, name))
-        return FORWARD;
-    if (strip_once(name) && !first_time(name, packet, length))
-        return FORWARD;
-    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
-        if (strcmp(faults[i].name, name) == 0)
-            return faults[i].run(call);
-    broken_test(name, "no such fault");
-    return FORWARD;
-}
-
-#define EXPORT_DECODE(name, sample) \
-    int name(void *st, bytes packet, int32_t length, sample *pcm, int frame_size, int fec); \
-    int name(void *st, bytes packet, int32_t length, sample *pcm, int frame_size, int fec) \
-    { \
-        REAL(int, name, (void *, bytes, int32_t, sample *, int, int)); \
-        struct call call = {st, (char *)pcm, sizeof *pcm, frame_size}; \
-        int result = fault_of(packet, length, &call); \
-        return result == FORWARD ? real(st, packet, length, pcm, frame_size, fec) : result; \
-    }
-
-EXPORT_DECODE(opus_decode, int16_t)
-EXPORT_DECODE(opus_decode_float, float)
 
 void opus_decoder_destroy(void *st);
 void opus_decoder_destroy(void *st)

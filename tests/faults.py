@@ -16,6 +16,7 @@ import recordings
 import reference
 
 SOURCE = Path(__file__).with_name("faultopus.c")
+HEADER = SOURCE.with_suffix(".h")
 FOLDER = Path(__file__).parents[1] / ".pytest_cache" / "faultopus"
 FLAGS = ["-O1", "-fPIC", "-shared", "-Wall", "-Werror", "-pthread"]
 
@@ -70,7 +71,9 @@ def _compiler() -> list[str] | None:
 @cache
 def _compiled(compiler: tuple[str, ...]) -> Path:
     command = [*compiler, *FLAGS, str(SOURCE), "-ldl", "-o"]
-    key = hashlib.sha256(SOURCE.read_bytes() + repr(command).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        SOURCE.read_bytes() + HEADER.read_bytes() + repr(command).encode()
+    ).hexdigest()[:16]
     library = FOLDER / f"faultopus-{key}.so"
     if not library.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)

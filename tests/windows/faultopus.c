@@ -1,25 +1,19 @@
-/* The faulting libopus for Windows: the sibling of tests/faultopus.c, with Windows' ways to die.
+/* A libopus that faults for real, for tests, on Windows; what faults and how often: ../faultopus.h.
  *
  * It loads the real opus.dll (path in OPUSPOOL_FAULT_REAL) and forwards what opuspool's worker
- * calls. Before a decode it looks into the packet for "OPFAULT:" and a fault's name, as the sibling
- * does. ctypes catches what is raised on its own thread; "thread-" before a name raises it on
+ * calls. ctypes catches what is raised on its own thread; "thread-" before a name raises it on
  * another one, where nothing catches it and Windows ends the process with the code.
  */
 #include <io.h>
-#include <limits.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <windows.h>
 
-#define MARK "OPFAULT:"
-#define ONCE "-once"
-#define THREAD "thread-"
 #define EXPORTED __declspec(dllexport)
-enum { NAME_BYTES = 40, BROKEN_TEST = 97, FORWARD = INT_MIN, CORRUPTED = 0xC0000374 };
+#include "../faultopus.h"
+
+#define THREAD "thread-"
+enum { CORRUPTED = 0xC0000374 };
 
 /* ---- the real library ---------------------------------------------------------------------- */
 
@@ -47,60 +41,15 @@ static void *symbol(const char *name)
     return found;
 }
 
-#define REAL(result, name, params) \
-    static result(*real) params; \
-    if (!real) \
-        real = (result(*) params)symbol(#name)
-
-#define EXPORT(result, name, params, args) \
-    EXPORTED result name params \
-    { \
-        REAL(result, name, params); \
-        return real args; \
-    }
-
-typedef const unsigned char *bytes;
-
-EXPORT(const char *, opus_get_version_string, (void), ())
-EXPORT(const char *, opus_strerror, (int code), (code))
-EXPORT(int, opus_encoder_get_size, (int channels), (channels)) /* PyOgg looks for it */
-EXPORT(int, opus_decoder_get_size, (int channels), (channels))
-EXPORT(void *, opus_decoder_create, (int32_t rate, int channels, int *error), (rate, channels, error))
 EXPORT(void, opus_decoder_destroy, (void *st), (st))
-EXPORT(int, opus_packet_parse,
-       (bytes p, int32_t n, unsigned char *toc, bytes *frames, int16_t *sizes, int *offset),
-       (p, n, toc, frames, sizes, offset))
-EXPORT(int, opus_packet_get_nb_samples, (bytes p, int32_t n, int32_t rate), (p, n, rate))
-
-EXPORTED int opus_decoder_ctl(void *state, int request, ...)
-{
-    REAL(int, opus_decoder_ctl, (void *, int, ...));
-    va_list rest;
-    va_start(rest, request);
-    void *argument = va_arg(rest, void *);
-    va_end(rest);
-    return real(state, request, argument);
-}
 
 /* ---- the faults ---------------------------------------------------------------------------- */
 
-struct call {
-    char *pcm;
-    size_t buffer_bytes; /* of one channel; twice that is at least its end */
-};
-
 static volatile int never;
-
-static int fault_segv(const struct call *call)
-{
-    (void)call;
-    *(volatile char *)(uintptr_t)0x208F210000 = 1; /* the incident's address */
-    return FORWARD;
-}
 
 static int fault_overrun(const struct call *call)
 {
-    for (size_t i = 0; i < 2 * call->buffer_bytes + 4096; i++)
+    for (size_t i = 0; i < 2 * call->sample_bytes * (size_t)call->frame_size + 4096; i++)
         ((volatile char *)call->pcm)[i] = 0x55;
     return FORWARD;
 }
@@ -128,12 +77,6 @@ static int fault_stack(const struct call *call)
     (void)call;
     RaiseException(EXCEPTION_STACK_OVERFLOW, 0, 0, NULL);
     return FORWARD;
-}
-
-static int fault_abort(const struct call *call)
-{
-    (void)call;
-    abort();
 }
 
 /* __fastfail(FAST_FAIL_FATAL_APP_EXIT): what a stack cookie, or the C runtime's abort(), does. */
@@ -196,7 +139,7 @@ static DWORD WINAPI on_thread(void *argument)
     return 0;
 }
 
-static int run(const char *name, const struct call *call)
+static int run_fault(const char *name, const struct call *call)
 {
     int aside = strncmp(name, THREAD, strlen(THREAD)) == 0;
     if (aside)
@@ -216,30 +159,6 @@ static int run(const char *name, const struct call *call)
     return FORWARD;
 }
 
-/* ---- which packet faults ------------------------------------------------------------------- */
-
-static int read_name(bytes packet, int32_t length, char name[NAME_BYTES])
-{
-    size_t mark = strlen(MARK);
-    for (int32_t at = 0; packet && at + (int32_t)mark < length; at++) {
-        if (memcmp(packet + at, MARK, mark) == 0) {
-            size_t left = (size_t)length - (size_t)at - mark;
-            strncpy(name, (const char *)packet + at + mark, left < NAME_BYTES ? left : NAME_BYTES);
-            name[NAME_BYTES - 1] = '\0';
-            return 1;
-        }
-    }
-    return 0;
-}
-
-static uint64_t digest(bytes packet, int32_t length)
-{
-    uint64_t hash = 14695981039346656037u; /* FNV-1a */
-    for (int32_t i = 0; i < length; i++)
-        hash = (hash ^ packet[i]) * 1099511628211u;
-    return hash;
-}
-
 static int first_time(const char *name, bytes packet, int32_t length)
 {
     const wchar_t *tokens = _wgetenv(L"OPUSPOOL_FAULT_TOKENS");
@@ -256,33 +175,6 @@ static int first_time(const char *name, bytes packet, int32_t length)
     return token != INVALID_HANDLE_VALUE;
 }
 
-static int strip_once(char *name)
+static void before_decode(void)
 {
-    size_t size = strlen(name), tail = strlen(ONCE);
-    if (size < tail || strcmp(name + size - tail, ONCE) != 0)
-        return 0;
-    name[size - tail] = '\0';
-    return 1;
 }
-
-static int fault_of(bytes packet, int32_t length, const struct call *call)
-{
-    char name[NAME_BYTES] = {0};
-    if (!read_name(packet, length, name))
-        return FORWARD;
-    if (strip_once(name) && !first_time(name, packet, length))
-        return FORWARD;
-    return run(name, call);
-}
-
-#define EXPORT_DECODE(name, sample) \
-    EXPORTED int name(void *st, bytes packet, int32_t length, sample *pcm, int frame_size, int fec) \
-    { \
-        REAL(int, name, (void *, bytes, int32_t, sample *, int, int)); \
-        struct call call = {(char *)pcm, sizeof *pcm * (size_t)frame_size}; \
-        int result = fault_of(packet, length, &call); \
-        return result == FORWARD ? real(st, packet, length, pcm, frame_size, fec) : result; \
-    }
-
-EXPORT_DECODE(opus_decode, int16_t)
-EXPORT_DECODE(opus_decode_float, float)

@@ -8,10 +8,11 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from opuspool import calls, files
+from opuspool import calls, eventloop, files, ops
 from opuspool.base import PoolBase, check_open, replace_worker
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
+from opuspool.eventloop import LoopDriver
 from opuspool.streamformat import StreamFormat
 from opuspool.wire import Flag
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from opuspool.config import Config
     from opuspool.connection import Connection
     from opuspool.oggopus import Source
-    from opuspool.ops import Op
+    from opuspool.ops import Op, Outcome
     from opuspool.pcm import Pcm
     from opuspool.streamformat import SampleType
 
@@ -35,32 +36,38 @@ class _LoopCall(Call):
     __slots__ = ("future",)
 
     def __init__(
-        self,
-        stream: StreamState,
-        ops: list[Op],
-        flags: int,
-        deadline: float,
-        future: asyncio.Future[None],
+        self, stream: StreamState, blob: bytes, count: int, flags: int, deadline: float
     ) -> None:
-        super().__init__(stream, ops, flags, deadline)
-        self.future = future
+        super().__init__(stream, blob, count, flags, deadline)
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def complete(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+    async def outcome_when_complete(self) -> Outcome:
+        await self.future
+        return self.outcome()
 
 
 class _LoopWaiter:
-    """Wakes the event loop once for all calls that are complete."""
+    """Tells the tasks of an event loop that their calls are complete."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.driver = LoopDriver(loop) if eventloop.supports(loop) else None
 
     def complete(self, done: list[Call]) -> None:
+        if self.driver is not None and self.driver.here:
+            _resolve(done)
+            return
         with suppress(RuntimeError):  # the loop was closed: nobody waits
             self._loop.call_soon_threadsafe(_resolve, done)
 
 
 def _resolve(done: list[Call]) -> None:
     for call in done:
-        if isinstance(call, _LoopCall) and not call.future.done():
-            call.future.set_result(None)
+        call.complete()
 
 
 class AsyncPool(PoolBase):
@@ -175,6 +182,7 @@ class AsyncStream:
 
     def __init__(self, pool: AsyncPool, state: StreamState) -> None:
         self._pool = pool
+        self._connection = pool._connection  # noqa: SLF001  its other half
         self._state = state
 
     async def __aenter__(self) -> Self:
@@ -197,7 +205,14 @@ class AsyncStream:
     ) -> Pcm:
         """Decode one packet; see `Stream.decode`."""
         deadline = self._pool._deadline(timeout)  # noqa: SLF001  its other half
-        return await self._run([calls.operation(packet, fec=fec)], deadline)
+        state = self._state
+        check_open(state)
+        operation = calls.operation(packet, fec=fec)
+        call = _LoopCall(state, ops.pack_one(operation), 1, 0, deadline)
+        self._connection.submit(call)
+        await call.future
+        pcm = call.single_pcm()
+        return calls.collect([call.outcome()], [operation], state.format) if pcm is None else pcm
 
     async def decode_many(
         self,
@@ -215,28 +230,20 @@ class AsyncStream:
         if state.closed:
             return
         state.closed = True
-        connection = self._pool._connection  # noqa: SLF001  its other half
-        if state.used and connection.usable:
-            connection.submit(Call(state, [], Flag.CLOSE, time.monotonic() + 60))
+        if state.used and self._connection.usable:
+            self._connection.submit(Call(state, b"", 0, Flag.CLOSE, time.monotonic() + 60))
 
     async def _run(self, operations: list[Op], deadline: float, flags: int = 0) -> Pcm:
-        check_open(self._state)
-        pool = self._pool
-        connection = pool._connection  # noqa: SLF001  its other half
-        requests = pool._config.requests  # noqa: SLF001
-        loop = asyncio.get_running_loop()
+        state = self._state
+        check_open(state)
+        requests = self._pool._config.requests  # noqa: SLF001  its other half
         waiting: deque[_LoopCall] = deque()
         outcomes = []
         for piece in calls.pieces(operations, requests.piece_packets):
-            call = _LoopCall(self._state, piece, flags, deadline, loop.create_future())
-            connection.submit(call)
+            call = _LoopCall(state, ops.pack(piece), len(piece), flags, deadline)
+            self._connection.submit(call)
             waiting.append(call)
             if len(waiting) >= requests.window_pieces:
-                outcomes.append(await _wait(waiting.popleft()))
-        outcomes += [await _wait(call) for call in waiting]
-        return calls.collect(outcomes, operations, self._state.format)
-
-
-async def _wait(call: _LoopCall) -> Any:
-    await call.future
-    return call.outcome()
+                outcomes.append(await waiting.popleft().outcome_when_complete())
+        outcomes += [await call.outcome_when_complete() for call in waiting]
+        return calls.collect(outcomes, operations, state.format)

@@ -36,7 +36,11 @@ Packet = bytes | bytearray | memoryview | None
 LOG_LIMIT = 3000
 """Operations that a client keeps of a stream, where its workers make no checkpoints."""
 
-_ERRORS: dict[Status, type[OpusPoolError]] = {
+# As plain numbers: they are compared for every packet, and members of an IntEnum are slow at it.
+_OK, _FAILED_OPS, _TIMEOUT = int(Status.OK), int(Status.FAILED_OPS), int(Status.TIMEOUT)
+_OPEN = int(Flag.OPEN)
+
+_ERRORS: dict[int, type[OpusPoolError]] = {
     Status.TIMEOUT: DecodeTimeoutError,
     Status.OVERLOADED: OverloadedError,
     Status.STREAM_CLOSED: StreamClosedError,
@@ -74,50 +78,62 @@ class StreamState:
     closed: bool = False
     log: Log = field(default_factory=Log)
 
-    def journal(self, blob: bytes, outcome: bytes, count: int, *, all_well: bool) -> None:
+    def journal_failed(self, blob: bytes, outcome: bytes, count: int) -> None:
         """Append a request's operations that have been executed: all but poison."""
-        if not all_well:
-            results = ops.unpack_outcome(outcome, count, self.format.frame_bytes).results
-            for index, result in enumerate(results):
-                if result == POISON:
-                    blob = ops.poisoned(blob, count, index)
+        results = ops.unpack_outcome(outcome, count, self.format.frame_bytes).results
+        for index, result in enumerate(results):
+            if result == POISON:
+                blob = ops.poisoned(blob, count, index)
         self.log.settle(blob, count, LOG_LIMIT)
 
 
 class Call:
-    """One request on its way; whoever waits for it is told by `complete`.
+    """One request on its way; whoever waits for it is told when it is complete.
 
     Attributes:
+        blob, count: its operations, packed (ops.py), and how many they are.
         deadline: monotonic, seconds.
-        status, payload: the answer; status None until it is there.
+        status, payload: the answer, as in `wire.Answer`; status None until it is there.
         error: why there will be none.
     """
 
     __slots__ = ("blob", "count", "deadline", "error", "flags", "payload", "status", "stream")
 
     def __init__(
-        self, stream: StreamState, operations: list[Op], flags: int, deadline: float
+        self, stream: StreamState, blob: bytes, count: int, flags: int, deadline: float
     ) -> None:
         self.stream = stream
-        self.blob = ops.pack(operations) if operations else b""
-        self.count = len(operations)
-        self.flags = flags if stream.opened else flags | Flag.OPEN
+        self.blob = blob
+        self.count = count
+        self.flags = flags if stream.opened else flags | _OPEN
         self.deadline = deadline
-        self.status: Status | None = None
+        self.status: int | None = None
         self.payload = b""
         self.error: OpusPoolError | None = None
         stream.used = True
 
-    def answered(self, status: Status, payload: bytes) -> None:
+    def answered(self, status: int, payload: bytes) -> None:
         """Take the answer."""
         stream = self.stream
-        if status <= Status.TIMEOUT:
+        if status == _OK:
             stream.opened = True
-        if status <= Status.FAILED_OPS:
-            all_well = status is Status.OK
-            stream.journal(self.blob, payload, self.count, all_well=all_well)
+            stream.log.settle(self.blob, self.count, LOG_LIMIT)
+        else:
+            if status <= _TIMEOUT:
+                stream.opened = True
+            if status == _FAILED_OPS:
+                stream.journal_failed(self.blob, payload, self.count)
         self.payload = payload
         self.status = status
+
+    def single_pcm(self) -> Pcm | None:
+        """The PCM of its only operation; None where that did not go well, or there are several."""
+        if self.status != _OK or self.count != 1:
+            return None
+        return pcm.from_outcome(self.payload, self.stream.format)
+
+    def complete(self) -> None:
+        """Tell whoever waits for it."""
 
     def outcome(self) -> ops.Outcome:
         """The outcome of the request's operations.
@@ -129,21 +145,21 @@ class Call:
             raise self.error
         if self.status is None:
             raise DecodeTimeoutError("the deadline passed, and the supervisor has not answered")
-        if self.status > Status.FAILED_OPS:
+        if self.status > _FAILED_OPS:
             raise _error(self.status, self.payload)
         return ops.unpack_outcome(self.payload, self.count, self.stream.format.frame_bytes)
 
 
-def _error(status: Status, payload: bytes) -> OpusPoolError:
+def _error(status: int, payload: bytes) -> OpusPoolError:
     try:
         value = json.loads(payload)
         message = str(value["message"])
         retry_after = float(value.get("retry_after", 0.1))
     except (ValueError, KeyError, TypeError, AttributeError):
         return WireError(f"the supervisor's answer to status {status} cannot be read")
-    if status is Status.OVERLOADED:
+    if status == Status.OVERLOADED:
         return OverloadedError(message, retry_after=retry_after)
-    return _ERRORS[status](message)
+    return _ERRORS.get(status, WireError)(message)
 
 
 def operation(packet: Packet, *, fec: bool = False) -> Op:

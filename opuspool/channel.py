@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from opuspool import wire
 from opuspool.errors import WireError
+from opuspool.frames import receive, send
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,15 +51,15 @@ class Channel:
         self.monitor = self.socket.get_monitor_socket(_REFUSED | zmq.EVENT_DISCONNECTED)
         self.socket.connect(address.endpoint)
 
-    def register(self, poller: zmq.Poller) -> None:
-        """Let a poller wait for messages and for events."""
-        poller.register(self.socket, zmq.POLLIN)
-        poller.register(self.monitor, zmq.POLLIN)
+    @property
+    def fd(self) -> int:
+        """Readable when there may be messages; again only after `receive` has found none."""
+        return int(self.socket.getsockopt(zmq.FD))
 
     def send(self, frames: wire.Frames) -> bool:
         """Send a message; False where the socket takes no more just now."""
         try:
-            self.socket.send_multipart(frames, zmq.NOBLOCK)
+            send(self.socket, frames)
         except zmq.Again:
             return False
         return True
@@ -65,12 +67,11 @@ class Channel:
     def receive(self, most: int) -> Iterator[wire.Message]:
         """The messages that have arrived, at most so many; what is not ours is passed over."""
         for _ in range(most):
-            if not int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            frames = receive(self.socket)
+            if frames is None:
                 return
-            try:
-                yield wire.parse(self.socket.recv_multipart(zmq.NOBLOCK))
-            except (WireError, zmq.Again):
-                continue
+            with suppress(WireError):
+                yield wire.parse(frames)
 
     def events(self) -> tuple[bool, bool]:
         """What has happened to the connection: (keys refused, connection lost)."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from opuspool import ops
 
+_GAIN = bytes([ops.OpKind.GAIN])
+
 
 @dataclass(slots=True)
 class Log:
@@ -30,9 +32,14 @@ class Log:
 
     def settle(self, blob: bytes, count: int, limit: int) -> None:
         """Append settled operations; what is over `limit` operations is dropped, oldest first."""
-        self.gain = ops.last_gain(blob, count) or self.gain
+        if count > 1 or blob[3:4] == _GAIN:  # nearly all have one operation, which is no gain
+            self.gain = ops.last_gain(blob, count) or self.gain
         self.entries.append((blob, count))
         self.packets += count
+        if self.packets > limit:
+            self._forget_oldest(limit)
+
+    def _forget_oldest(self, limit: int) -> None:
         while self.packets > limit and len(self.entries) > 1:
             self.packets -= self.entries.pop(0)[1]
             self.checkpoint = None

@@ -54,6 +54,7 @@ POISON = -100
 """Outcome of an operation whose packet is poison; below libopus's own codes, which end at -7."""
 
 _KINDS = {int(kind): kind for kind in OpKind}
+_GAIN_KIND = int(OpKind.GAIN)  # plain: a member of an IntEnum is slow to compare with
 
 WITH_PACKET = frozenset({int(OpKind.PACKET), int(OpKind.FEC)})
 """Kinds that decode a packet of their own."""
@@ -63,6 +64,16 @@ def pack(ops: list[Op]) -> bytes:
     """Put operations into a blob."""
     words = [op.kind << 24 | len(op.packet) for op in ops]
     return struct.pack(f"<{len(ops)}I", *words) + b"".join([op.packet for op in ops])
+
+
+_WORD = struct.Struct("<I")
+_RESULT = struct.Struct("<i")
+
+
+def pack_one(op: Op) -> bytes:
+    """Put one operation into a blob; the same as `pack([op])`, at less cost."""
+    kind, packet = op
+    return _WORD.pack(kind << 24 | len(packet)) + packet
 
 
 _GAIN = struct.Struct("<h")
@@ -80,9 +91,23 @@ def unpack_gain(data: bytes) -> int | None:
 
 def last_gain(blob: bytes, count: int) -> bytes | None:
     """The last GAIN operation of a blob, as a blob of its own; None where it has none."""
-    if OpKind.GAIN not in blob[3 : 4 * count : 4]:
+    if _GAIN_KIND not in blob[3 : 4 * count : 4]:
         return None
     return pack([[op for op in unpack(blob, count) if op.kind is OpKind.GAIN][-1]])
+
+
+def check(blob: bytes, count: int) -> None:
+    """Check a blob.
+
+    Raises:
+        WireError: it is not `count` operations.
+    """
+    if count == 1 and len(blob) >= _WORD.size:  # the usual case, at less cost
+        (word,) = _WORD.unpack_from(blob)
+        length = word & 0xFFFFFF
+        if word >> 24 <= _GAIN_KIND and length == len(blob) - 4 and length <= MAX_PACKET_BYTES:
+            return
+    words_of(blob, count)
 
 
 def words_of(blob: bytes, count: int) -> tuple[int, ...]:
@@ -97,7 +122,7 @@ def words_of(blob: bytes, count: int) -> tuple[int, ...]:
     words = struct.unpack_from(f"<{count}I", blob)
     total = 0
     for word in words:
-        if word >> 24 > OpKind.GAIN or word & 0xFFFFFF > MAX_PACKET_BYTES:
+        if word >> 24 > _GAIN_KIND or word & 0xFFFFFF > MAX_PACKET_BYTES:
             raise WireError(f"operation word {word:#010x} is not one of ours")
         total += word & 0xFFFFFF
     if head + total != len(blob):
@@ -169,9 +194,9 @@ def check_outcome(blob: bytes, count: int, frame_bytes: int, capacity: int) -> N
     Raises:
         WireError: counts and lengths do not add up.
     """
-    if count == 1 and len(blob) >= 4:  # the usual case, without taking it apart
-        samples = int.from_bytes(blob[:4], "little", signed=True)
-        if samples <= capacity and 4 + max(samples, 0) * frame_bytes == len(blob):
+    if count == 1 and len(blob) >= _RESULT.size:  # the usual case, without taking it apart
+        (samples,) = _RESULT.unpack_from(blob)
+        if 0 < samples <= capacity and 4 + samples * frame_bytes == len(blob):
             return
     results = unpack_outcome(blob, count, frame_bytes).results
     if max(results) > capacity:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from opuspool.streamformat import StreamFormat
+    from opuspool.streamformat import SampleType, StreamFormat
 
 Pcm: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int16]
 """Mono: shape `(samples,)`; stereo: shape `(samples, channels)`."""
+
+_DTYPES: dict[SampleType, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "int16": np.dtype(np.int16),
+}
 
 
 def from_bytes(data: bytes | memoryview, fmt: StreamFormat) -> Pcm:
     """Copy interleaved PCM bytes into an array of the stream's shape and type."""
     pcm: Pcm = np.frombuffer(data, dtype=fmt.dtype).copy()
+    return pcm if fmt.channels == 1 else pcm.reshape(-1, fmt.channels)
+
+
+def from_outcome(outcome: bytes, fmt: StreamFormat) -> Pcm:
+    """The PCM of an outcome of one operation (ops.py), which has a word of 4 bytes in front."""
+    # A bytearray, because an array over bytes could not be written to: one copy, as few as can be.
+    pcm: Pcm = np.frombuffer(bytearray(outcome), _DTYPES[fmt.dtype], -1, 4)
     return pcm if fmt.channels == 1 else pcm.reshape(-1, fmt.channels)
 
 

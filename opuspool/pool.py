@@ -7,7 +7,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
-from opuspool import calls, files
+from opuspool import calls, files, ops
 from opuspool.base import PoolBase, check_open, replace_worker
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from opuspool.calls import Packet
     from opuspool.config import Config
     from opuspool.connection import Connection
+    from opuspool.eventloop import LoopDriver
     from opuspool.oggopus import Source
     from opuspool.ops import Op, Outcome
     from opuspool.pcm import Pcm
@@ -36,24 +37,32 @@ class _ThreadCall(Call):
 
     __slots__ = ("_done",)
 
-    def __init__(self, stream: StreamState, ops: list[Op], flags: int, deadline: float) -> None:
-        super().__init__(stream, ops, flags, deadline)
+    def __init__(
+        self, stream: StreamState, blob: bytes, count: int, flags: int, deadline: float
+    ) -> None:
+        super().__init__(stream, blob, count, flags, deadline)
         self._done = threading.Lock()
         self._done.acquire()
 
     def complete(self) -> None:
         self._done.release()
 
-    def wait(self) -> Outcome:
+    def wait(self) -> None:
         self._done.acquire(timeout=max(0.0, self.deadline - time.monotonic()) + LATE_SECONDS)
+
+    def outcome_when_complete(self) -> Outcome:
+        self.wait()
         return self.outcome()
 
 
 class _ThreadWaiter:
+    """Tells the threads that wait for their calls."""
+
+    driver: LoopDriver | None = None
+
     def complete(self, done: list[Call]) -> None:
         for call in done:
-            if isinstance(call, _ThreadCall):
-                call.complete()
+            call.complete()
 
 
 class Pool(PoolBase):
@@ -211,6 +220,7 @@ class Stream:
 
     def __init__(self, pool: Pool, state: StreamState) -> None:
         self._pool = pool
+        self._connection = pool._connection  # noqa: SLF001  its other half
         self._state = state
 
     def __enter__(self) -> Self:
@@ -240,7 +250,14 @@ class Stream:
             SupervisorLostError, PoolClosedError: it was not decoded.
         """
         deadline = self._pool._deadline(timeout)  # noqa: SLF001  its other half
-        return self._run([calls.operation(packet, fec=fec)], deadline)
+        state = self._state
+        check_open(state)
+        operation = calls.operation(packet, fec=fec)
+        call = _ThreadCall(state, ops.pack_one(operation), 1, 0, deadline)
+        self._connection.submit(call)
+        call.wait()
+        pcm = call.single_pcm()
+        return calls.collect([call.outcome()], [operation], state.format) if pcm is None else pcm
 
     def decode_many(self, packets: Iterable[Packet], *, timeout: float | None = None) -> Pcm:
         """Decode several packets, one after another; returns their PCM in one array.
@@ -258,22 +275,20 @@ class Stream:
         if state.closed:
             return
         state.closed = True
-        connection = self._pool._connection  # noqa: SLF001  its other half
-        if state.used and connection.usable:
-            connection.submit(_ThreadCall(state, [], Flag.CLOSE, time.monotonic() + 60))
+        if state.used and self._connection.usable:
+            self._connection.submit(Call(state, b"", 0, Flag.CLOSE, time.monotonic() + 60))
 
     def _run(self, operations: list[Op], deadline: float, flags: int = 0) -> Pcm:
-        check_open(self._state)
-        pool = self._pool
-        connection = pool._connection  # noqa: SLF001  its other half
-        requests = pool._config.requests  # noqa: SLF001
+        state = self._state
+        check_open(state)
+        requests = self._pool._config.requests  # noqa: SLF001  its other half
         waiting: deque[_ThreadCall] = deque()
         outcomes = []
         for piece in calls.pieces(operations, requests.piece_packets):
-            call = _ThreadCall(self._state, piece, flags, deadline)
-            connection.submit(call)
+            call = _ThreadCall(state, ops.pack(piece), len(piece), flags, deadline)
+            self._connection.submit(call)
             waiting.append(call)
             if len(waiting) >= requests.window_pieces:
-                outcomes.append(waiting.popleft().wait())
-        outcomes += [call.wait() for call in waiting]
-        return calls.collect(outcomes, operations, self._state.format)
+                outcomes.append(waiting.popleft().outcome_when_complete())
+        outcomes += [call.outcome_when_complete() for call in waiting]
+        return calls.collect(outcomes, operations, state.format)

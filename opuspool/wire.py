@@ -33,6 +33,7 @@ import json
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import accumulate
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -168,47 +169,51 @@ class Result(NamedTuple):
 class _Shape(NamedTuple):
     struct: struct.Struct
     make: Any
-    length_at: int
+    length_of: Any
 
 
 _SHAPES: dict[Kind, _Shape] = {
-    Kind.REQUESTS: _Shape(struct.Struct("<QQIIHBB"), Request._make, 3),
-    Kind.ANSWERS: _Shape(struct.Struct("<QIHBx"), Answer._make, 1),
-    Kind.LEASE: _Shape(struct.Struct("<QIHBB"), Step._make, 1),
-    Kind.RESULTS: _Shape(struct.Struct("<IIHBx"), Result._make, 1),
+    Kind.REQUESTS: _Shape(struct.Struct("<QQIIHBB"), Request._make, itemgetter(3)),
+    Kind.ANSWERS: _Shape(struct.Struct("<QIHBx"), Answer._make, itemgetter(1)),
+    Kind.LEASE: _Shape(struct.Struct("<QIHBB"), Step._make, itemgetter(1)),
+    Kind.RESULTS: _Shape(struct.Struct("<IIHBx"), Result._make, itemgetter(1)),
 }
 _KINDS = {int(kind): kind for kind in Kind}
 _PLAIN = frozenset(Kind) - frozenset(_SHAPES)
 _JSON = frozenset({Kind.HELLO, Kind.WELCOME, Kind.ASK, Kind.REPORT, Kind.READY})
 
 Record = Request | Answer | Step | Result
+Row = tuple[int, ...]
+"""A record as it comes off the wire, its numbers in its shape's order."""
 Frames = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message taken apart: `payloads[i]` belongs to `records[i]`.
+    """A message taken apart: `payloads()[i]` belongs to `rows[i]`.
 
     A kind without records has its payload in `data`.
     """
 
     kind: Kind
     tag: int
-    records: list[Any]
+    rows: Sequence[Row]
     data: bytes
+
+    @property
+    def records(self) -> list[Any]:
+        """The rows, with names for their numbers; what is done for every packet takes the rows."""
+        return list(map(_SHAPES[self.kind].make, self.rows)) if self.rows else []
 
     def payloads(self) -> list[bytes]:
         """Cut the data frame into the records' payloads, in their order."""
         data = self.data
-        if len(self.records) == 1:
+        if len(self.rows) == 1:
             return [data]
-        payloads = []
-        at = 0
-        for record in self.records:
-            end = at + record.length
-            payloads.append(data[at:end])
-            at = end
-        return payloads
+        if not self.rows:
+            return []
+        ends = list(accumulate(map(_SHAPES[self.kind].length_of, self.rows)))
+        return [data[at:end] for at, end in zip([0, *ends], ends, strict=False)]
 
     def json(self) -> dict[str, Any]:
         """Read the payload of a JSON kind.
@@ -219,7 +224,9 @@ class Message:
         return read_json(self.data)
 
 
-def pack(kind: Kind, records: Sequence[Record], payloads: Iterable[bytes], tag: int = 0) -> Frames:
+def pack(
+    kind: Kind, records: Sequence[Record | Row], payloads: Iterable[bytes | bytearray], tag: int = 0
+) -> Frames:
     """Build the two frames of a message that has records."""
     packer = _SHAPES[kind].struct.pack
     header = _HEADER.pack(MAGIC, VERSION, kind, 0, len(records), tag)
@@ -254,9 +261,9 @@ def parse(frames: Sequence[bytes]) -> Message:
     if len(header) != _HEADER.size + count * shape.struct.size:
         raise WireError(f"header of {len(header)} bytes for {count} records of {kind.name}")
     rows = list(shape.struct.iter_unpack(memoryview(header)[_HEADER.size :]))
-    if sum(map(itemgetter(shape.length_at), rows)) != len(data):
+    if sum(map(shape.length_of, rows)) != len(data):
         raise WireError(f"lengths of {kind.name} do not add up to {len(data)} bytes of data")
-    return Message(kind, tag, list(map(shape.make, rows)), data)
+    return Message(kind, tag, rows, data)
 
 
 def _read_header(header: bytes) -> tuple[Kind, int, int]:

@@ -596,7 +596,8 @@ class World:
         while answers:
             client, pairs = answers.popitem()
             assert client not in self.gone, f"answers for {client!r}, which is gone"
-            for answer, payload in pairs:
+            for row, payload in pairs:
+                answer = wire.Answer._make(row)
                 assert answer.length == len(payload)
                 if answer.status == Status.CHECKPOINT:
                     assert (client, answer.id) in self.tracks

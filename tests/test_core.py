@@ -1090,7 +1090,8 @@ def test_a_silent_client_is_dropped_after_its_time() -> None:
 def request(made: World, record: Request, blob: bytes) -> tuple[Status, dict[str, Any]]:
     """What one raw request is told at once."""
     made.dispatcher.accept(b"raw", wire.Message(Kind.REQUESTS, 0, [record], blob), made.now)
-    [(answer, payload)] = made.dispatcher.answers.pop(b"raw")
+    [(row, payload)] = made.dispatcher.answers.pop(b"raw")
+    answer = wire.Answer._make(row)
     assert answer.id == record.id
     return Status(answer.status), wire.read_json(payload)
 

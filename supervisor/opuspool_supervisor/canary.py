@@ -15,7 +15,9 @@ from opuspool.streamformat import StreamFormat
 from opuspool.wire import Action, Step
 
 if TYPE_CHECKING:
-    from opuspool.wire import Result
+    from collections.abc import Sequence
+
+    from opuspool.wire import Row
 
 STREAM = 0
 """Key of the canary's stream; real streams count from 1."""
@@ -37,9 +39,9 @@ def steps() -> list[tuple[Step, bytes]]:
 RESULT_STEP = 1
 
 
-def fault(results: list[Result], payload: bytes) -> str | None:
+def fault(results: Sequence[Row], payload: bytes) -> str | None:
     """What is wrong with a canary's results, in words; None where nothing is."""
-    if len(results) != 1 or results[0].step != RESULT_STEP or results[0].ops != 1:
+    if [(step, count) for step, _, count, _ in results] != [(RESULT_STEP, 1)]:
         return "not the results of a canary"
     expected = 4 + SAMPLES * _FORMAT.frame_bytes
     if len(payload) != expected or int.from_bytes(payload[:4], "little") != SAMPLES:

@@ -406,7 +406,7 @@ class Core:
         if not lease.canary:
             self.dispatcher.settle(slot, lease, message)
             return
-        fault = canary.fault(message.records, message.data)
+        fault = canary.fault(message.rows, message.data)
         if fault is not None:
             raise ResultsError(fault)
 

@@ -15,7 +15,7 @@ from opuspool import ops, wire
 from opuspool.errors import WireError
 from opuspool.ops import POISON
 from opuspool.streamformat import FORMATS
-from opuspool.wire import Action, Answer, Flag, Result, Status, Step
+from opuspool.wire import Action, Answer, Flag, Status, Step
 from opuspool_supervisor import results
 from opuspool_supervisor.blame import Blame
 from opuspool_supervisor.journal import Trust
@@ -37,6 +37,11 @@ _OUTCOMES = {
     Status.SHUTDOWN: "shutdown",
     Status.BAD_REQUEST: "bad_request",
 }
+
+# As plain numbers: they are used for every packet, and members of an IntEnum are slow.
+_CLOSE, _BULK = int(Flag.CLOSE), int(Flag.BULK)
+_NO_REQUEST = int(Flag.RESTORE | Flag.REPLAY)
+_DECODE = int(Action.DECODE)
 
 BULK_SHARE = 4
 """Of a lease, at least one part in this many is for bulk requests, if any wait."""
@@ -69,7 +74,7 @@ class Dispatcher:
         self._take_sizes(config)
         self.clients: dict[bytes, Client] = {}
         self.unplaced: deque[Request] = deque()
-        self.answers: dict[bytes, list[tuple[Answer, bytes]]] = defaultdict(list)
+        self.answers: dict[bytes, list[tuple[wire.Row, bytes]]] = defaultdict(list)
         self.quarantine = Quarantine(config.quarantine.packets, config.quarantine.ttl_seconds)
         self._blame = Blame(config.requests.max_attempts, self.quarantine, books)
         self.refusal: tuple[Status, str] | None = None
@@ -85,6 +90,7 @@ class Dispatcher:
         self._blame.reconfigure(config.requests.max_attempts)
 
     def _take_sizes(self, config: Config) -> None:
+        self._limits = config.limits
         self._lease_packets = config.requests.lease_packets
         self._checkpoint_packets = config.recovery.checkpoint_packets
         self._journal_packets = config.recovery.journal_packets
@@ -102,47 +108,56 @@ class Dispatcher:
     def accept(self, key: bytes, message: wire.Message, now: float) -> None:
         """Take a client's requests; each is queued, or answered at once with why not."""
         client = self.client(key, now)
-        for record, blob in zip(message.records, message.payloads(), strict=True):
-            if record.flags & (Flag.RESTORE | Flag.REPLAY):
-                self._hand_over(client, record, blob)
-            elif record.ops:
-                self._accept(client, record, blob, now)
-            elif record.flags & Flag.CLOSE and (stream := client.streams.get(record.stream)):
+        for row, blob in zip(message.rows, message.payloads(), strict=True):
+            stream_id, count, flags = row[1], row[4], row[6]
+            if flags & _NO_REQUEST:
+                self._hand_over(client, wire.Request._make(row), blob)
+            elif count:
+                self._accept(client, row, blob, now)
+            elif flags & _CLOSE and (stream := client.streams.get(stream_id)):
                 stream.closing = True
                 self._drop_if_done(stream)
 
-    def _accept(self, client: Client, record: wire.Request, blob: bytes, now: float) -> None:
+    def _accept(self, client: Client, row: wire.Row, blob: bytes, now: float) -> None:
         self._books.accepted += 1
-        stream = client.streams.get(record.stream)
-        refusal = None if stream else self._refuse_stream(record)
-        refusal = refusal or self._refuse(record, blob, stream)
+        number, stream_id, timeout_ms, _, count, code, flags = row
+        stream = client.streams.get(stream_id)
+        refusal = self._refuse(code, count, blob, stream) if stream else self._refuse_new(row, blob)
         if refusal is not None:
-            status, message = refusal
-            self._books.requests[_OUTCOMES[status]] += 1
-            self.answers[client.key].append(_error_answer(record.id, status, message))
-            if stream is not None and record.flags & Flag.CLOSE:
-                stream.closing = True
-                self._drop_if_done(stream)
+            self._answer_refused(client, stream, row, refusal)
             return
-        stream = stream or self._open(client, record)
+        stream = stream or self._open(client, stream_id, code, bulk=bool(flags & _BULK))
         stream.handing_over = False
         if len(self.quarantine):
-            blob = self._sift(blob, record.ops, now)
-        deadline = now + record.timeout_ms / 1000
-        request = Request(record.id, stream, record.ops, blob, deadline)
+            blob = self._sift(blob, count, now)
+        request = Request(number, stream, count, blob, now + timeout_ms / 1000)
         stream.pending += 1
-        if record.flags & Flag.CLOSE:
+        if flags & _CLOSE:
             stream.closing = True
         self.queued += 1
         self._queued_bytes += request.size
         self._queued_output += request.output_bytes
         if stream.held or (stream.suspect and client.penalty_until > now):
-            stream.held += 1
-            stream.held_until = max(stream.held_until, client.penalty_until)
-            self._held.append((stream.held_until, request))
-            self._books.held_requests += 1
+            self._hold(request, client.penalty_until)
         else:
             self._place(request)
+
+    def _answer_refused(
+        self, client: Client, stream: Stream | None, row: wire.Row, refusal: tuple[Status, str]
+    ) -> None:
+        status, message = refusal
+        self._books.requests[_OUTCOMES[status]] += 1
+        self.answers[client.key].append(_error_answer(row[0], status, message))
+        if stream is not None and row[6] & _CLOSE:
+            stream.closing = True
+            self._drop_if_done(stream)
+
+    def _hold(self, request: Request, until: float) -> None:
+        stream = request.stream
+        stream.held += 1
+        stream.held_until = max(stream.held_until, until)
+        self._held.append((stream.held_until, request))
+        self._books.held_requests += 1
 
     def _sift(self, blob: bytes, count: int, now: float) -> bytes:
         """Mark the packets of a request that are in quarantine."""
@@ -158,7 +173,8 @@ class Dispatcher:
         if record.flags & Flag.RESTORE:
             fits = record.format in FORMATS and self.streams < self._config.limits.streams
             if stream is None and fits:
-                stream = self._open(client, record)
+                bulk = bool(record.flags & Flag.BULK)
+                stream = self._open(client, record.stream, record.format, bulk=bulk)
                 stream.journal.checkpoint = blob or None
                 stream.handing_over = True
                 self._books.streams_handed_over += 1
@@ -170,48 +186,60 @@ class Dispatcher:
                 return
             stream.journal.settle(blob, record.ops, self._journal_packets)
 
-    def _open(self, client: Client, record: wire.Request) -> Stream:
-        stream = Stream(next(self._keys), client, record.stream, FORMATS[record.format])
-        stream.bulk = bool(record.flags & Flag.BULK)
-        client.streams[record.stream] = stream
+    def _open(self, client: Client, stream_id: int, code: int, *, bulk: bool) -> Stream:
+        stream = Stream(next(self._keys), client, stream_id, FORMATS[code], bulk=bulk)
+        client.streams[stream_id] = stream
         self.streams += 1
         return stream
 
-    def _refuse_stream(self, record: wire.Request) -> tuple[Status, str] | None:
-        if not record.flags & Flag.OPEN:
+    def _refuse_new(self, row: wire.Row, blob: bytes) -> tuple[Status, str] | None:
+        """Why a request of an unknown stream is refused, if it is."""
+        request = wire.Request._make(row)
+        if not request.flags & Flag.OPEN:
             return Status.STREAM_CLOSED, "the supervisor does not know this stream (any more)"
-        if record.format not in FORMATS:
-            return Status.BAD_REQUEST, f"format {record.format} is not one of ours"
+        if request.format not in FORMATS:
+            return Status.BAD_REQUEST, f"format {request.format} is not one of ours"
         if self.streams >= self._config.limits.streams:
             return Status.OVERLOADED, f"{self.streams} streams are open: close some"
-        return None
+        return self._refuse(request.format, request.ops, blob, None)
 
     def _refuse(
-        self, record: wire.Request, blob: bytes, stream: Stream | None
+        self, code: int, count: int, blob: bytes, stream: Stream | None
     ) -> tuple[Status, str] | None:
+        """Why a request is refused, if it is."""
         if self.refusal is not None:
             return self.refusal
-        if stream is not None and stream.format.code != record.format:
+        fmt = FORMATS[code] if stream is None else stream.format
+        if fmt.code != code:
             return Status.BAD_REQUEST, "a stream's format cannot change"
-        output = record.ops * FORMATS[record.format].max_packet_pcm_bytes
-        limits = self._config.limits
-        if len(blob) > limits.queued_bytes or output > limits.queued_output_bytes:
+        size, output = len(blob), count * fmt.max_packet_pcm_bytes
+        limits = self._limits
+        if (
+            self.queued >= limits.queued_requests
+            or self._queued_bytes + size > limits.queued_bytes
+            or self._queued_output + output > limits.queued_output_bytes
+        ):
+            return self._refuse_for_size(size, output)
+        try:
+            ops.check(blob, count)
+        except WireError as error:
+            return Status.BAD_REQUEST, str(error)
+        return None
+
+    def _refuse_for_size(self, size: int, output: int) -> tuple[Status, str]:
+        """Which limit a request does not fit: one that it never will, or one that is full now."""
+        limits = self._limits
+        if size > limits.queued_bytes or output > limits.queued_output_bytes:
             return Status.BAD_REQUEST, (
-                f"a request of {len(blob)} bytes, for up to {output} bytes of PCM, is more than "
+                f"a request of {size} bytes, for up to {output} bytes of PCM, is more than "
                 "may ever be queued: send fewer packets a call, or raise [limits] queued_bytes and "
                 "queued_output_bytes"
             )
         if self.queued >= limits.queued_requests:
             return Status.OVERLOADED, f"{self.queued} requests are queued: send less, or later"
-        if self._queued_bytes + len(blob) > limits.queued_bytes:
+        if self._queued_bytes + size > limits.queued_bytes:
             return Status.OVERLOADED, f"{self._queued_bytes} bytes are queued: send less, or later"
-        if self._queued_output + output > limits.queued_output_bytes:
-            return Status.OVERLOADED, "what is queued may decode to too much: send less, or later"
-        try:
-            ops.words_of(blob, record.ops)
-        except WireError as error:
-            return Status.BAD_REQUEST, str(error)
-        return None
+        return Status.OVERLOADED, "what is queued may decode to too much: send less, or later"
 
     # Requests go to slots
 
@@ -296,9 +324,10 @@ class Dispatcher:
 
     def _fill(self, lease: Lease, slot: Slot, queue: deque[Request], room: int, now: float) -> int:
         steps = lease.steps
+        expects = lease.expects
         while queue and room > 0:
             request = queue[0]
-            if lease.expects and (request.alone or not _fits(lease, request)):
+            if expects and (request.alone or not _fits(lease, request)):
                 break
             queue.popleft()
             if not request.answered and request.deadline <= now:
@@ -312,19 +341,18 @@ class Dispatcher:
                 request.blob = self._sift(request.blob, request.count, now)
             if not stream.resident:
                 self._rebuild(stream, steps)
-            step = Step(
-                stream.key, len(request.blob), request.count, stream.format.code, Action.DECODE
-            )
-            lease.expects.append((len(steps), request))
-            steps.append((step, request.blob))
+            blob, count = request.blob, request.count
+            step = Step(stream.key, len(blob), count, stream.format.code, _DECODE)
+            expects.append((len(steps), request))
+            steps.append((step, blob))
             request.leased = True
             self.queued -= 1
             self.in_flight += 1
-            room = 0 if request.alone else room - request.count
-            stream.unsaved += request.count
+            room = 0 if request.alone else room - count
+            stream.unsaved += count
             if 0 < self._checkpoint_packets <= stream.unsaved and not stream.closing:
                 stream.unsaved = 0
-                lease.expects.append((len(steps), stream))
+                expects.append((len(steps), stream))
                 steps.append((Step(stream.key, 0, 0, 0, Action.CHECKPOINT), b""))
         return room
 
@@ -346,41 +374,47 @@ class Dispatcher:
             ResultsError: they do not fit the lease; nothing of them has been used.
         """
         payloads = message.payloads()
-        results.check(lease, message.records, payloads)
-        for (_, what), result, payload in zip(
-            lease.expects, message.records, payloads, strict=True
-        ):
+        results.check(lease, message.rows, payloads)
+        for (_, what), row, payload in zip(lease.expects, message.rows, payloads, strict=True):
             if isinstance(what, Stream):
                 self._save(what, payload)
             else:
                 slot.load -= what.count
-                self._settle(what, result, payload)
+                self._settle(what, row[3], payload)
 
-    def _settle(self, request: Request, result: Result, payload: bytes) -> None:
+    def _settle(self, request: Request, status: int, payload: bytes) -> None:
         stream = request.stream
+        books = self._books
+        count = decoded = request.count
         outcome = "ok"
-        decoded = request.count
-        if result.status:
-            results = ops.unpack_outcome(payload, request.count, stream.format.frame_bytes).results
+        if status:
+            results = ops.unpack_outcome(payload, count, stream.format.frame_bytes).results
             decoded = sum(n >= 0 for n in results)
             outcome = "poison" if POISON in results else "invalid"
         if decoded:
             stream.suspect = False
-        if decoded and stream.deaths:
-            stream.journal.commit(stream.trust)
-            stream.deaths = 0
-            stream.died_at = ()
-            stream.gave_up = False
-            stream.trust = Trust.ALL
-        stream.journal.settle(request.blob, request.count, self._journal_packets)
-        self._books.packets_decoded += decoded
-        pcm_bytes = len(payload) - 4 * request.count  # behind a word an operation
-        self._books.audio_seconds += pcm_bytes / stream.format.bytes_per_second
+            if stream.deaths:
+                self._recovered(stream)
+        stream.journal.settle(request.blob, count, self._journal_packets)
+        books.packets_decoded += decoded
+        pcm_bytes = len(payload) - 4 * count  # behind a word an operation
+        books.audio_seconds += pcm_bytes / stream.format.bytes_per_second
         if not request.answered:
-            self._finish(request, outcome)
-            answer = Answer(request.id, len(payload), request.count, result.status)
-            self.answers[stream.client.key].append((answer, payload))
+            request.answered = True
+            self.in_flight -= 1
+            books.requests[outcome] += 1
+            self.answers[stream.client.key].append(
+                ((request.id, len(payload), count, status), payload)
+            )
         self._forget(request)
+
+    def _recovered(self, stream: Stream) -> None:
+        """A stream whose workers had died has decoded something."""
+        stream.journal.commit(stream.trust)
+        stream.deaths = 0
+        stream.died_at = ()
+        stream.gave_up = False
+        stream.trust = Trust.ALL
 
     def _save(self, stream: Stream, checkpoint: bytes) -> None:
         if not checkpoint:
@@ -551,16 +585,16 @@ class Dispatcher:
 
 def _fits(lease: Lease, request: Request) -> bool:
     """Whether a request, with the rebuild that it may need, fits into a lease's message."""
-    journal = request.stream.journal
     if request.stream.resident:
         return len(lease.steps) + 2 <= wire.MAX_RECORDS
+    journal = request.stream.journal
     size = sum(len(blob) for blob, _ in journal.entries) + len(journal.checkpoint or b"")
     size += sum(len(payload) for _, payload in lease.steps) + len(request.blob)
     steps = len(lease.steps) + len(journal.entries) + 4
     return steps <= wire.MAX_RECORDS and size <= wire.MAX_DATA_BYTES
 
 
-def _error_answer(request_id: int, status: Status, message: str) -> tuple[Answer, bytes]:
+def _error_answer(request_id: int, status: Status, message: str) -> tuple[wire.Row, bytes]:
     value: dict[str, object] = {"message": message}
     if status is Status.OVERLOADED:
         value["retry_after"] = RETRY_AFTER_SECONDS

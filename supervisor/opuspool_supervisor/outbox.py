@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from opuspool import wire
-from opuspool.wire import Answer, Kind
+from opuspool import frames, wire
+from opuspool.wire import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -22,7 +22,7 @@ WAITING_BYTES = 64 << 20
 MESSAGE_COST = 1024
 """What a waiting message costs beside its payload, bytes."""
 
-Pairs = list[tuple[Answer, bytes]]
+Pairs = list[tuple[wire.Row, bytes]]
 
 
 class Outbox:
@@ -42,9 +42,9 @@ class Outbox:
     def put(self, address: bytes, pairs: Pairs) -> None:
         """Add a client's answers to what waits for it."""
         queue = self._waiting.setdefault(address, deque())
-        for frames in _messages(pairs):
-            queue.append(frames)
-            self._bytes[address] = self._bytes.get(address, 0) + _cost(frames)
+        for message in _messages(pairs):
+            queue.append(message)
+            self._bytes[address] = self._bytes.get(address, 0) + _cost(message)
 
     def send(self) -> dict[bytes, str]:
         """Send what the clients take; returns those that have to be dropped, and why."""
@@ -72,7 +72,7 @@ class Outbox:
         queue = self._waiting[address]
         while queue:
             try:
-                self._socket.send_multipart([address, *queue[0]], zmq.NOBLOCK)
+                frames.send(self._socket, [address, *queue[0]])
             except zmq.Again:
                 return None
             except zmq.ZMQError as error:  # it is gone
@@ -83,19 +83,19 @@ class Outbox:
 
 
 def _messages(pairs: Pairs) -> Iterator[wire.Frames]:
-    records: list[Answer] = []
+    rows: list[wire.Row] = []
     payloads: list[bytes] = []
     size = 0
-    for record, payload in pairs:
-        records.append(record)
+    for row, payload in pairs:
+        rows.append(row)
         payloads.append(payload)
         size += len(payload)
-        if size >= MESSAGE_BYTES or len(records) == wire.MAX_RECORDS:
-            yield wire.pack(Kind.ANSWERS, records, payloads)
-            records, payloads, size = [], [], 0
-    if records:
-        yield wire.pack(Kind.ANSWERS, records, payloads)
+        if size >= MESSAGE_BYTES or len(rows) == wire.MAX_RECORDS:
+            yield wire.pack(Kind.ANSWERS, rows, payloads)
+            rows, payloads, size = [], [], 0
+    if rows:
+        yield wire.pack(Kind.ANSWERS, rows, payloads)
 
 
-def _cost(frames: wire.Frames) -> int:
-    return sum(map(len, frames)) + MESSAGE_COST
+def _cost(message: wire.Frames) -> int:
+    return sum(map(len, message)) + MESSAGE_COST

@@ -85,6 +85,7 @@ class Request:
         blame: deaths by operation, where it has caused any.
         answered: its client has had its answer (by timeout; the packet may still be in hand).
         size: bytes of its blob as it came, for the queue's limit.
+        output_bytes: PCM that it may come to, at most.
         alone: it may be what killed a worker, now or with a delay: it gets a lease of its own.
         garbled: leases of its own that a worker answered with garbage.
     """
@@ -98,20 +99,17 @@ class Request:
     answered: bool = False
     alone: bool = False
     garbled: int = 0
-    size: int = field(init=False)
     blame: dict[int, float] | None = None
+    size: int = field(init=False)
+    output_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.size = len(self.blob)
+        self.output_bytes = self.count * self.stream.format.max_packet_pcm_bytes
 
     def kind(self, index: int) -> int:
         """The kind of one of its operations."""
         return self.blob[4 * index + 3]
-
-    @property
-    def output_bytes(self) -> int:
-        """PCM that it may come to, at most."""
-        return self.count * self.stream.format.max_packet_pcm_bytes
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import platform
 import signal
@@ -89,6 +90,7 @@ def _serve(config: WorkerSettings, watch: ParentWatch) -> ExitCode:
         "python": platform.python_version(),
     }
     socket.send_multipart(wire.pack_json(wire.Kind.READY, ready))
+    gc.freeze()
     code = Server(socket, runner, watch, death_signal).run()
     context.destroy(linger=0)
     return code

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from opuspool_workers.guard import GuardedBuffer
     from opuspool_workers.libopus import LibOpus
 
+_PACKET = OpKind.PACKET  # a global of its own: to look up a member costs more than the rest
+
 FIRST_LOSS_MS = 20
 """A loss before any packet is concealed for this long: the usual packet's length."""
 
@@ -57,7 +59,7 @@ class Decoder:
             Samples per channel, to be had with `pcm`; or a negative code: libopus's own, or
             `POISON`. A packet that breaks RFC 6716's rules never reaches libopus.
         """
-        if kind is OpKind.PACKET:
+        if kind is _PACKET:
             if violation(packet) is not None:
                 return INVALID_PACKET
             return self._decode(self._state, packet, len(packet), self._pcm, self.capacity, 0)

@@ -15,7 +15,7 @@ from opuspool.exitcodes import ExitCode
 from opuspool.ops import OpKind
 from opuspool.recorder import LEASE, OP, PROGRESS, RECORD
 from opuspool.streamformat import FORMATS
-from opuspool.wire import Action, Kind, Result, Status, Step
+from opuspool.wire import Action, Kind, Status, Step
 from opuspool_workers.decoder import Decoder
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from opuspool_workers.libopus import LibOpus
 
 _OP_KINDS = list(OpKind)
+
+# As plain numbers: they are used for every packet, and members of an IntEnum are slow.
+_DECODE = int(Action.DECODE)
+_OK, _FAILED_OPS = int(Status.OK), int(Status.FAILED_OPS)
 
 
 class ProtocolError(Exception):
@@ -53,13 +57,12 @@ class LeaseRunner:
         self._buffer = buffer
         self._relocator = relocator
         self._words = recorder.words
-        self._results: list[Result] = []
-        self._parts: list[bytes] = []
+        self._results: list[wire.Row] = []
+        self._data = bytearray()
         self._actions: dict[int, Callable[[int, Step, bytes], None]] = {
             Action.OPEN: self._open,
             Action.RESTORE: self._restore,
             Action.REPLAY: self._replay,
-            Action.DECODE: self._decode,
             Action.CHECKPOINT: self._checkpoint,
             Action.CLOSE: self._close,
         }
@@ -74,20 +77,24 @@ class LeaseRunner:
         words = self._words
         actions = self._actions
         self._results = []
-        self._parts = []
+        self._data = bytearray()
         words[RECORD] = 0
         words[OP] = 0
         words[LEASE] = lease.tag
-        for index, (step, payload) in enumerate(zip(lease.records, lease.payloads(), strict=True)):
+        for index, (row, payload) in enumerate(zip(lease.rows, lease.payloads(), strict=True)):
             words[RECORD] = index
             words[OP] = 0
+            if row[4] == _DECODE:
+                self._decode(index, row[0], row[2], payload)
+                continue
             words[PROGRESS] += 1
+            step = Step._make(row)
             action = actions.get(step.action)
             if action is None:
                 raise ProtocolError(f"unknown action {step.action}")
             action(index, step, payload)
         words[LEASE] = 0
-        return wire.pack(Kind.RESULTS, self._results, self._parts, lease.tag)
+        return wire.pack(Kind.RESULTS, self._results, [self._data], lease.tag)
 
     def _open(self, _index: int, step: Step, _payload: bytes) -> None:
         self._close(_index, step, _payload)
@@ -106,44 +113,45 @@ class LeaseRunner:
             _say(f"checkpoint not used: {error}")
 
     def _replay(self, _index: int, step: Step, payload: bytes) -> None:
-        self._run(step, payload, keep=False)
+        self._run(step.stream, step.ops, payload, None)
 
-    def _decode(self, index: int, step: Step, payload: bytes) -> None:
-        outcomes, pcm = self._run(step, payload, keep=True)
-        head = struct.pack(f"<{len(outcomes)}i", *outcomes)
-        status = Status.OK if min(outcomes) >= 0 else Status.FAILED_OPS
-        length = len(head) + sum(map(len, pcm))
-        self._results.append(Result(index, length, step.ops, status))
-        self._parts.append(head)
-        self._parts += pcm
+    def _decode(self, index: int, stream: int, count: int, payload: bytes) -> None:
+        data = self._data
+        start = len(data)
+        head = 4 * count
+        data += bytes(head)
+        outcomes = self._run(stream, count, payload, data)
+        struct.pack_into(f"<{count}i", data, start, *outcomes)
+        status = _OK if min(outcomes) >= 0 else _FAILED_OPS
+        self._results.append((index, len(data) - start, count, status))
 
     def _checkpoint(self, index: int, step: Step, _payload: bytes) -> None:
         state = b""
         if self._relocator is not None:
-            state = self._relocator.pack(self._decoder(step).export_state())
-        self._results.append(Result(index, len(state), 0, Status.OK))
-        self._parts.append(state)
+            state = self._relocator.pack(self._decoder(step.stream).export_state())
+        self._results.append((index, len(state), 0, _OK))
+        self._data += state
 
     def _close(self, _index: int, step: Step, _payload: bytes) -> None:
         decoder = self.decoders.pop(step.stream, None)
         if decoder is not None:
             decoder.close()
 
-    def _decoder(self, step: Step) -> Decoder:
+    def _decoder(self, stream: int) -> Decoder:
         try:
-            return self.decoders[step.stream]
+            return self.decoders[stream]
         except KeyError:
-            raise ProtocolError(f"stream {step.stream} does not live here") from None
+            raise ProtocolError(f"stream {stream} does not live here") from None
 
-    def _run(self, step: Step, payload: bytes, *, keep: bool) -> tuple[list[int], list[bytes]]:
-        decoder = self._decoder(step)
+    def _run(self, stream: int, count: int, payload: bytes, pcm: bytearray | None) -> list[int]:
+        """Run operations, append their PCM; returns samples or code of each."""
+        decoder = self._decoder(stream)
         run = decoder.run
         capacity = decoder.capacity
         words = self._words
         outcomes: list[int] = []
-        pcm: list[bytes] = []
-        at = 4 * step.ops
-        for index, word in enumerate(ops.words_of(payload, step.ops)):
+        at = 4 * count
+        for index, word in enumerate(ops.words_of(payload, count)):
             words[OP] = index
             words[PROGRESS] += 1
             end = at + (word & 0xFFFFFF)
@@ -152,9 +160,9 @@ class LeaseRunner:
                 raise ProtocolError(f"libopus claims {samples} samples, at most {capacity} fit")
             at = end
             outcomes.append(samples)
-            if keep and samples > 0:
-                pcm.append(bytes(decoder.pcm(samples)))
-        return outcomes, pcm
+            if pcm is not None and samples > 0:
+                pcm += decoder.pcm(samples)
+        return outcomes
 
 
 class Server:

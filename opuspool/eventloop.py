@@ -1,0 +1,90 @@
+"""Lets an asyncio event loop send and receive for a connection, on its own thread.
+
+A thread of the connection's own would have to take turns with the loop's at the GIL, which costs
+more than all the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from opuspool import wakeup
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+
+class LoopDriver:
+    """Calls a connection's turn when something is to be sent, or its socket may be read.
+
+    Args:
+        loop: the running loop; `supports(loop)` is true.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._turn: Callable[[], bool] = bool
+        self._due = False
+        self._fd: int | None = None
+
+    def start(self, turn: Callable[[], bool]) -> None:
+        """Call this from now on; it returns whether it must be called again soon."""
+        self._turn = turn
+
+    def nudge(self) -> None:
+        """There is something to send; on the loop's thread."""
+        if not self._due:
+            self._due = True
+            self._loop.call_soon(self._run)
+
+    def watch(self, fd: int) -> None:
+        """Take a turn whenever this descriptor is readable; from any thread.
+
+        It is duplicated: its owner may close it at any time.
+        """
+        copy = os.dup(fd)
+        try:
+            self._loop.call_soon_threadsafe(self._watch, copy)
+        except RuntimeError:  # the loop was closed: nobody waits any more
+            os.close(copy)
+
+    def leave(self) -> None:
+        """Watch nothing any more; from any thread."""
+        with suppress(RuntimeError):  # the loop was closed, and its selector with it
+            self._loop.call_soon_threadsafe(self._forget)
+
+    @property
+    def here(self) -> bool:
+        """Whether this is the loop's thread."""
+        return threading.get_ident() == self._thread
+
+    def _watch(self, fd: int) -> None:
+        self._forget()
+        self._fd = fd
+        self._loop.add_reader(fd, self._run)
+        self.nudge()  # it may have become readable before
+
+    def _forget(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            self._loop.remove_reader(fd)
+            os.close(fd)
+
+    def _run(self) -> None:
+        self._due = False
+        if self._turn():
+            self.nudge()
+
+
+def supports(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a loop can watch descriptors; Windows's usual one cannot."""
+    first, second = wakeup.pair()
+    with first, second, suppress(NotImplementedError):
+        loop.add_reader(first.fileno(), bool)
+        return loop.remove_reader(first.fileno())
+    return False

@@ -32,7 +32,19 @@ def _uvloop(main: Coroutine[Any, Any, None]) -> None:
     uvloop.run(main)
 
 
-RUNNERS: dict[str, Run] = {"asyncio": _asyncio, "uvloop": _uvloop}
+class _UnwatchingLoop(asyncio.SelectorEventLoop):
+    """Cannot watch descriptors, as Windows's usual loop."""
+
+    def add_reader(self, *_: object) -> None:
+        raise NotImplementedError
+
+
+def _unwatching(main: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=_UnwatchingLoop) as runner:
+        runner.run(main)
+
+
+RUNNERS: dict[str, Run] = {"asyncio": _asyncio, "uvloop": _uvloop, "unwatching": _unwatching}
 
 
 @pytest.fixture(params=RUNNERS)

@@ -120,6 +120,7 @@ class ModelWorker:
         damages: its checkpoints kill whoever restores them.
         saves: it can make checkpoints.
         leaves: it has been asked to leave.
+        waited: seconds it has waited for a processor.
     """
 
     def __init__(self, serial: int, *, saves: bool = True) -> None:
@@ -128,6 +129,7 @@ class ModelWorker:
         self.damages = False
         self.ready = False
         self.hung = False
+        self.waited = 0.0
         self.leaves = False
         self.decoders: dict[int, ToyDecoder] = {}
         self.lease: wire.Message | None = None
@@ -472,7 +474,8 @@ class World:
         for slot in self.core.slots:
             if slot.lease is not None and slot.worker is not None:
                 worker = self.workers[slot.worker.serial]
-                self.core.progress(worker.serial, worker.position.progress, self.now)
+                if self.core.progress(worker.serial, worker.position.progress, self.now):
+                    self.core.stands_still(worker.serial, worker.waited, self.now)
         self.core.tick(self.now)
         while instructions := self.core.take_instructions():
             for instruction in instructions:

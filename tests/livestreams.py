@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -126,10 +127,18 @@ def stopped(pool: opuspool.Pool, tokens: Path) -> str:
     return ends[0]
 
 
+def all_at_once(pool: opuspool.Pool, tokens: Path) -> str:
+    """The three of them, each on a thread; how each ended."""
+    with ThreadPoolExecutor(3) as threads:
+        ends = [threads.submit(hang, pool, tokens) for hang in (endless_loop, sleep, stopped)]
+        return ", ".join(end.result() for end in ends)
+
+
 HANGS: dict[str, Callable[[opuspool.Pool, Path], str]] = {
     "endless loop in C": endless_loop,
     "sleep in C": sleep,
     "SIGSTOP, busy": stopped,
+    "all three at once": all_at_once,
 }
 """Ways to hang, with the function that has one hang and says how its call ended."""
 

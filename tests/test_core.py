@@ -1022,6 +1022,54 @@ def test_a_slow_worker_that_moves_is_left_alone() -> None:
     assert sent.status is Status.OK
 
 
+def test_a_worker_that_is_not_let_run_does_not_hang() -> None:
+    """On a busy machine it stands still as well; time that others had does not count."""
+    made = world(workers={"hang_seconds": 1.0})
+    sent = made.send(made.stream(), packets("a"))
+    made.turn()
+    worker = only(made)
+    for _ in range(40):
+        worker.waited += 0.09
+        made.turn(0.1)
+    assert made.kills == []  # it could have run for 0.7 s or so
+    for _ in range(5):
+        made.turn(0.1)
+    assert [kill.reason for kill in made.kills] == ["hang"]
+    assert waits(sent)
+
+
+def test_nobody_waits_behind_what_may_hang_again() -> None:
+    """With one worker left, a suspect waits for the next one, and its stream's order is kept."""
+    made = world(2, 1, workers={"hang_seconds": 1.0})
+    hung = [made.send(made.stream(), [packet(HANG)]) for _ in range(2)]
+    made.turn()
+    for sent in hung:
+        made.run(made.worker_of(sent.track))
+    after = made.send(hung[0].track, packets("b"))
+    beside = [made.send(made.stream(), packets(letter)) for letter in "cd"]
+    for _ in range(3):
+        made.turn(0.6)
+    assert len(made.kills) == 2
+    first, second = (made.worker_of(sent.track) for sent in hung)
+    made.die(first, "abort")
+    made.die(second, "abort")
+    made.turn()
+    spare = made.worker_of(beside[0].track)
+    assert made.worker_of(beside[1].track) is spare
+    made.finish(spare)
+    made.turn()
+    assert [sent.status for sent in beside] == [Status.OK, Status.OK]
+    assert all(waits(sent) for sent in (*hung, after))
+    late = made.send(hung[0].track, packets("e"))
+    made.boot()
+    made.turn()
+    suspect = made.worker_of(hung[0].track)
+    assert suspect is not spare
+    assert made.worker_of(hung[1].track) is suspect
+    assert steps(suspect) == ["OPEN", "DECODE hang"]
+    assert all(waits(sent) for sent in (after, late))
+
+
 def test_nobody_is_late_for_a_stall_of_the_supervisor_itself() -> None:
     """After SIGSTOP or a suspend, workers and clients have their time anew."""
     made = world(workers={"hang_seconds": 1.0}, limits={"client_ttl_seconds": 5.0})

@@ -91,6 +91,8 @@ class Blame:
             packet = ops.unpack(request.blob, request.count)[index].packet
             self._quarantine.add(packet, loss.now)
         request.blob = ops.poisoned(request.blob, request.count, index)
+        del blame[index]
+        request.blame = blame or None  # what is left of it has killed nobody
         self._books.poison_packets += 1
         return True
 

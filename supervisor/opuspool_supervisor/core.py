@@ -32,8 +32,14 @@ if TYPE_CHECKING:
 DUMP_SECONDS = 0.25
 """A hung worker has this long to write its traceback before it is killed."""
 
+STILL_SHARE = 0.25
+"""Of `[workers] hang_seconds`, after which a worker that stands still is looked at more closely."""
+
 SWEEP_SECONDS = 0.1
 """Time between two looks for passed deadlines, unequal load, and what else is due."""
+
+SOON_SECONDS = 0.2
+"""A slot whose next worker is started within this time is waited for by suspects."""
 
 STALL_SECONDS = 2.0
 """Time between two turns after which the supervisor itself, not a worker, had been stopped."""
@@ -237,16 +243,34 @@ class Core:
             return
         self._ended(slot, slot.worker, death, now)
 
-    def progress(self, serial: int, progress: int, now: float) -> None:
-        """What a busy worker's flight recorder shows now; a hung one's stands still."""
+    def progress(self, serial: int, progress: int, now: float) -> bool:
+        """What a busy worker's flight recorder shows now; True: tell `stands_still` of it too."""
         slot = self._by_serial.get(serial)
         if slot is None or slot.lease is None:
-            return
+            return False
         lease = slot.lease
         if lease.progress != progress or self._stalled(now):
             lease.progress = progress
             lease.moved = now
-        elif now - lease.moved > self._config.workers.hang_seconds:
+            lease.waited = None
+        return now - lease.moved > self._config.workers.hang_seconds * STILL_SHARE
+
+    def stands_still(self, serial: int, waited: float, now: float) -> None:
+        """A busy worker's flight recorder has not moved for a while: it hangs, or has not been let.
+
+        Args:
+            serial: its number.
+            waited: seconds of its life in which it was ready to run and another process ran.
+            now: monotonic, seconds.
+        """
+        slot = self._by_serial.get(serial)
+        if slot is None or slot.lease is None:
+            return
+        lease = slot.lease
+        if lease.waited is None:
+            lease.waited = waited
+        could_run = now - lease.moved - (waited - lease.waited)
+        if could_run > self._config.workers.hang_seconds:
             self._kill(slot, "heartbeat" if lease.canary else "hang", now, dump=True)
 
     def measured(self, serial: int, rss_bytes: int) -> None:
@@ -292,6 +316,7 @@ class Core:
         """Take nothing new; what has been accepted is still done."""
         self.draining = True
         self.dispatcher.refusal = (Status.SHUTDOWN, "the supervisor is shutting down")
+        self._staff(now)
         self._fail_if_none_is_left()
         self._tell("info", "draining", {"open_requests": self.open_requests, "at": now})
 
@@ -427,6 +452,8 @@ class Core:
         self.dispatcher.release_held(now)
         self.dispatcher.quarantine.expire(now)
         self.dispatcher.rebalance()
+        if self.dispatcher.unplaced:
+            self._staff(now)
         self._drop_silent_clients(now)
         for slot in self.slots:
             worker = slot.worker
@@ -504,7 +531,16 @@ class Core:
         spares = [s for s in self.slots if s.spare and s.state is SlotState.IDLE and not s.doomed]
         for slot, spare in zip(empty, spares, strict=False):
             self._promote(slot, spare, now)
-        self.dispatcher.replace_lost()
+        self.dispatcher.replace_lost(
+            another_comes=any(self._soon_serves(slot, now) for slot in self.slots)
+        )
+
+    def _soon_serves(self, slot: Slot, now: float) -> bool:
+        """Whether a worker slot is about to have a worker."""
+        if slot.spare or slot.leaving or self.draining:
+            return False
+        starts = slot.state is SlotState.BACKOFF and slot.due < now + SOON_SECONDS
+        return starts or slot.doomed or slot.state is SlotState.STARTING
 
     def _promote(self, slot: Slot, spare: Slot, now: float) -> None:
         worker = spare.worker

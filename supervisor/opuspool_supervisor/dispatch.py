@@ -247,19 +247,24 @@ class Dispatcher:
         stream = request.stream
         slot = stream.slot
         if slot is None:
-            slot = self._choose()
-            if slot is None:
+            slot = self._choose(request)
+            if slot is None or any(other.stream is stream for other in self.unplaced):
                 self.unplaced.append(request)
                 return
             self._bind(stream, slot)
         (slot.bulk if stream.bulk else slot.live).append(request)
         slot.load += request.count
 
-    def _choose(self) -> Slot | None:
+    def _choose(self, request: Request) -> Slot | None:
+        """Where a stream that has no slot goes: suspects together, and nobody else with them."""
         serving = [slot for slot in self._slots if slot.serving]
         if not serving:
             return None
-        return min(serving, key=lambda slot: (slot.load, len(slot.streams)))
+        suspected = request.blame is not None
+        return min(
+            serving,
+            key=lambda slot: ((slot.suspects > 0) is not suspected, slot.load, len(slot.streams)),
+        )
 
     def _bind(self, stream: Stream, slot: Slot) -> None:
         if stream.slot is not None:
@@ -288,7 +293,7 @@ class Dispatcher:
 
     def rebalance(self) -> None:
         """Move quiet streams from the slot with the most to the one with the fewest."""
-        serving = [slot for slot in self._slots if slot.serving]
+        serving = [slot for slot in self._slots if slot.serving and not slot.suspects]
         if len(serving) < 2:
             return
         most = max(serving, key=lambda slot: len(slot.streams))
@@ -450,7 +455,7 @@ class Dispatcher:
         slot.live.clear()
         slot.bulk.clear()
         slot.closes.clear()
-        slot.load = 0
+        slot.load = slot.suspects = 0
         for stream in slot.streams:
             stream.slot = None
             stream.resident = False
@@ -459,19 +464,29 @@ class Dispatcher:
         slot.streams.clear()
         self.unplaced.extendleft(reversed(requests))
 
-    def replace_lost(self) -> None:
-        """Place what `lost` took back: at the heads of their new slots' queues, in order."""
+    def replace_lost(self, *, another_comes: bool) -> None:
+        """Place what `lost` took back: at the heads of their new slots' queues, in order.
+
+        Args:
+            another_comes: a slot that does not serve yet soon will; suspects wait for it rather
+                than that all others wait for them.
+        """
+        wait = another_comes and sum(slot.serving for slot in self._slots) == 1
+        waiting_streams: set[int] = set()
         heads: dict[Slot, list[Request]] = defaultdict(list)
         waiting, self.unplaced = self.unplaced, deque()
         for request in waiting:
             stream = request.stream
-            slot = stream.slot or self._choose()
-            if slot is None:
+            if wait and request.blame is not None and stream.slot is None:
+                waiting_streams.add(stream.key)
+            slot = stream.slot or self._choose(request)
+            if slot is None or stream.key in waiting_streams:
                 self.unplaced.append(request)
                 continue
             if stream.slot is None:
                 self._bind(stream, slot)
             slot.load += request.count
+            slot.suspects += request.blame is not None
             heads[slot].append(request)
         for slot, requests in heads.items():
             slot.live.extendleft([r for r in reversed(requests) if not r.stream.bulk])
@@ -571,6 +586,8 @@ class Dispatcher:
         self._queued_output -= request.output_bytes
         stream = request.stream
         stream.pending -= 1
+        if request.blame is not None and stream.slot is not None:
+            stream.slot.suspects -= 1
         if stream.closing:
             self._drop_if_done(stream)
 

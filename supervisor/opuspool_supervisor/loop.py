@@ -167,11 +167,7 @@ class Supervisor:
         if self._next_measure <= now:
             self._next_measure = now + MEASURE_SECONDS
             self._measure()
-        for slot in self._core.slots:
-            if slot.lease is not None and slot.worker is not None:
-                process = self._processes.get(slot.worker.serial)
-                if process is not None:
-                    self._core.progress(process.serial, process.progress(), now)
+        self._watch_progress(now)
         self._core.tick(now)
         while instructions := self._core.take_instructions():
             for instruction in instructions:
@@ -179,6 +175,15 @@ class Supervisor:
         self._send_answers()
         if self._monitor is not None:
             self._monitor.beat(self._core, self._started, now)
+
+    def _watch_progress(self, now: float) -> None:
+        for slot in self._core.slots:
+            if slot.lease is not None and slot.worker is not None:
+                process = self._processes.get(slot.worker.serial)
+                if process is None:
+                    continue
+                if self._core.progress(process.serial, process.progress(), now):
+                    self._core.stands_still(process.serial, process.waited_seconds(), now)
 
     def _watch_door(self, ready: dict[Any, int]) -> None:
         door, gate = self._listener.door, self._listener.gate

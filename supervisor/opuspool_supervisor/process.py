@@ -12,7 +12,10 @@ import tempfile
 import threading
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from opuspool import recorder
 from opuspool.exitcause import name_exit
@@ -70,15 +73,29 @@ class WorkerProcess:
 
     def progress(self) -> int:
         """How far its flight recorder has counted."""
-        return self._recorder.position().progress
+        return self._recorder.words[recorder.PROGRESS]
+
+    def waited_seconds(self) -> float:
+        """How long in its life it was ready to run and another process ran; 0: cannot be told."""
+        try:
+            words = Path(f"/proc/{self.pid}/schedstat").read_text().split()
+        except OSError:  # not Linux, or a kernel that does not count it
+            return 0.0
+        return int(words[1]) / 1e9  # proc(5) of Linux: nanoseconds
 
     def kill(self, *, dump: bool) -> None:
         """End it: SIGABRT, which lets faulthandler write, or SIGKILL. Windows terminates it."""
         with suppress(OSError):
-            if dump and sys.platform != "win32":
+            if dump and sys.platform != "win32" and not self._is_stopped():
                 self._popen.send_signal(signal.SIGABRT)
             else:
                 self._popen.kill()
+
+    def _is_stopped(self) -> bool:
+        """Whether it was stopped by a signal: then it cannot write anything."""
+        with suppress(psutil.Error):
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
+        return False
 
     def wait(self) -> Exit:
         """Keep its standard error's tail until it ends; blocks, for a thread of its own."""

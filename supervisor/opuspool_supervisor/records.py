@@ -82,7 +82,7 @@ class Request:
 
     Attributes:
         deadline: monotonic, seconds.
-        blame: deaths by operation, where it has caused any.
+        blame: deaths by operation, where it has caused any; not of operations given up since.
         answered: its client has had its answer (by timeout; the packet may still be in hand).
         size: bytes of its blob as it came, for the queue's limit.
         output_bytes: PCM that it may come to, at most.
@@ -123,7 +123,7 @@ class Lease:
         made: monotonic time at which it was made.
         progress: the flight recorder's progress when last looked at.
         moved: monotonic time at which it last moved.
-        made: monotonic time at which the lease was made.
+        waited: seconds its worker had waited for a processor when it was first seen standing still.
     """
 
     id: int
@@ -133,6 +133,7 @@ class Lease:
     canary: bool = False
     made: float = field(init=False)
     progress: int = -1
+    waited: float | None = None
 
     def __post_init__(self) -> None:
         self.made = self.moved

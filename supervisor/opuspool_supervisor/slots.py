@@ -132,6 +132,7 @@ class Slot:
         lease: what its worker has in hand, while BUSY.
         live, bulk: requests that wait for it; live ones go first.
         load: packets that wait or are in hand.
+        suspects: requests among them that have been blamed for a death.
         streams: the streams whose decoder lives here, or will.
         closes: keys of streams whose decoder its worker should destroy.
         deaths: monotonic times of the latest ends, for the restart intensity.
@@ -153,6 +154,7 @@ class Slot:
     live: deque[Request] = field(default_factory=deque)
     bulk: deque[Request] = field(default_factory=deque)
     load: int = 0
+    suspects: int = 0
     streams: set[Stream] = field(default_factory=set)
     closes: list[int] = field(default_factory=list)
     deaths: deque[float] = field(default_factory=deque)

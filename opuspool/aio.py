@@ -36,10 +36,16 @@ class _LoopCall(Call):
     __slots__ = ("future",)
 
     def __init__(
-        self, stream: StreamState, blob: bytes, count: int, flags: int, deadline: float
+        self,
+        loop: asyncio.AbstractEventLoop,
+        stream: StreamState,
+        blob: bytes,
+        count: int,
+        flags: int,
+        deadline: float,
     ) -> None:
         super().__init__(stream, blob, count, flags, deadline)
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[None] = loop.create_future()
 
     def complete(self) -> None:
         if not self.future.done():
@@ -88,11 +94,14 @@ class AsyncPool(PoolBase):
         config: Config | str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(endpoint, workers, spares, libopus, config)
+        self._loop: asyncio.AbstractEventLoop
 
     async def open(self) -> Self:
         """Start the private supervisor, or connect to the daemon; without blocking the loop."""
         if self._backend is None:
-            await asyncio.to_thread(self._open, _LoopWaiter(asyncio.get_running_loop()))
+            # Kept, since to ask for it is a call of the system, and too dear for every packet.
+            self._loop = asyncio.get_running_loop()
+            await asyncio.to_thread(self._open, _LoopWaiter(self._loop))
         return self
 
     async def close(self) -> None:
@@ -183,6 +192,7 @@ class AsyncStream:
     def __init__(self, pool: AsyncPool, state: StreamState) -> None:
         self._pool = pool
         self._connection = pool._connection  # noqa: SLF001  its other half
+        self._loop = pool._loop  # noqa: SLF001
         self._state = state
 
     async def __aenter__(self) -> Self:
@@ -208,7 +218,7 @@ class AsyncStream:
         state = self._state
         check_open(state)
         operation = calls.operation(packet, fec=fec)
-        call = _LoopCall(state, ops.pack_one(operation), 1, 0, deadline)
+        call = _LoopCall(self._loop, state, ops.pack_one(operation), 1, 0, deadline)
         self._connection.submit(call)
         await call.future
         pcm = call.single_pcm()
@@ -240,7 +250,7 @@ class AsyncStream:
         waiting: deque[_LoopCall] = deque()
         outcomes = []
         for piece in calls.pieces(operations, requests.piece_packets):
-            call = _LoopCall(state, ops.pack(piece), len(piece), flags, deadline)
+            call = _LoopCall(self._loop, state, ops.pack(piece), len(piece), flags, deadline)
             self._connection.submit(call)
             waiting.append(call)
             if len(waiting) >= requests.window_pieces:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from opuspool import ops, pcm
@@ -127,10 +127,11 @@ class Call:
         self.status = status
 
     def single_pcm(self) -> Pcm | None:
-        """The PCM of its only operation; None where that did not go well, or there are several."""
-        if self.status != _OK or self.count != 1:
+        """The PCM of its only operation; None where there is none, or anything is wrong."""
+        fmt = self.stream.format
+        if self.status != _OK or not ops.is_whole(self.payload, fmt.frame_bytes):
             return None
-        return pcm.from_outcome(self.payload, self.stream.format)
+        return pcm.from_outcome(self.payload, fmt)
 
     def complete(self) -> None:
         """Tell whoever waits for it."""
@@ -190,6 +191,9 @@ def operations(packets: Iterable[Packet]) -> list[Op]:
     """
     if isinstance(packets, (bytes, bytearray, memoryview, str)):
         raise TypeError("packets must be a sequence of packets, not one; put it into a list")
+    packets = list(packets)
+    if all(type(packet) is bytes and len(packet) <= MAX_PACKET_BYTES for packet in packets):
+        return list(map(Op._make, zip(repeat(OpKind.PACKET), packets, strict=False)))
     return [operation(packet) for packet in packets]
 
 
@@ -205,16 +209,16 @@ def collect(outcomes: list[ops.Outcome], operations_: list[Op], fmt: StreamForma
     Raises:
         PacketError: packets were refused or are poison; the first decides which error it is.
     """
+    joined = pcm.from_parts([outcome.pcm for outcome in outcomes], fmt)
+    if all(min(outcome.results) >= 0 for outcome in outcomes):
+        return joined  # nearly always, and without a look at every operation
     results = [
         n
         for n, op in zip(chain.from_iterable(o.results for o in outcomes), operations_, strict=True)
         if op.kind is not OpKind.GAIN
     ]
     packets = [op.packet for op in operations_ if op.kind is not OpKind.GAIN]
-    joined = pcm.join([pcm.from_bytes(o.pcm, fmt) for o in outcomes], fmt)
     failures = {index: n for index, n in enumerate(results) if n < 0}
-    if not failures:
-        return joined
     index, code = next(iter(failures.items()))
     of = f" of {len(packets)}" if len(packets) > 1 else ""
     what = f"packet {index}{of} ({len(packets[index])} bytes)"

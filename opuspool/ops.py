@@ -188,16 +188,23 @@ def unpack_outcome(blob: bytes | memoryview, count: int, frame_bytes: int) -> Ou
     return Outcome(results, memoryview(blob)[head:])
 
 
+def is_whole(outcome: bytes, frame_bytes: int) -> bool:
+    """Whether an outcome is that of one operation, and of one that gave PCM."""
+    if len(outcome) < _RESULT.size:
+        return False
+    samples: int = _RESULT.unpack_from(outcome)[0]
+    return samples > 0 and _RESULT.size + samples * frame_bytes == len(outcome)
+
+
 def check_outcome(blob: bytes, count: int, frame_bytes: int, capacity: int) -> None:
     """Check an outcome blob; no operation may claim more than `capacity` samples.
 
     Raises:
         WireError: counts and lengths do not add up.
     """
-    if count == 1 and len(blob) >= _RESULT.size:  # the usual case, without taking it apart
-        (samples,) = _RESULT.unpack_from(blob)
-        if 0 < samples <= capacity and 4 + samples * frame_bytes == len(blob):
-            return
+    most = _RESULT.size + capacity * frame_bytes
+    if count == 1 and len(blob) <= most and is_whole(blob, frame_bytes):
+        return  # the usual case, without taking it apart
     results = unpack_outcome(blob, count, frame_bytes).results
     if max(results) > capacity:
         raise WireError(f"{max(results)} samples of one packet, at most {capacity}")

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from opuspool.streamformat import SampleType, StreamFormat
 
 Pcm: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int16]
@@ -32,10 +34,17 @@ def from_outcome(outcome: bytes, fmt: StreamFormat) -> Pcm:
     return pcm if fmt.channels == 1 else pcm.reshape(-1, fmt.channels)
 
 
+def from_parts(parts: Sequence[bytes | memoryview], fmt: StreamFormat) -> Pcm:
+    """Copy interleaved PCM bytes into one array, one part after another."""
+    if len(parts) == 1:
+        return from_bytes(parts[0], fmt)
+    arrays = [np.frombuffer(part, _DTYPES[fmt.dtype]) for part in parts]
+    pcm = cast("Pcm", np.concatenate(arrays)) if arrays else from_bytes(b"", fmt)
+    return pcm if fmt.channels == 1 else pcm.reshape(-1, fmt.channels)
+
+
 def join(parts: list[Pcm], fmt: StreamFormat) -> Pcm:
     """Join arrays along time; an empty list gives an empty array of the right shape."""
     if len(parts) == 1:
         return parts[0]
-    if not parts:
-        return from_bytes(b"", fmt)
-    return cast("Pcm", np.concatenate(parts))
+    return cast("Pcm", np.concatenate(parts)) if parts else from_bytes(b"", fmt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -104,3 +105,20 @@ def test_memory_and_start_have_figures(tmp_path: Path) -> None:
     times = [start[name]["median"] for name in ("opened_to_pcm_ms", "pool_to_pcm_ms")]
     assert 0 < times[0] < times[1] < start["import_to_pcm_ms"]["median"]
     assert start["import_to_pcm_ms"]["median"] < start["process_ms"]["median"]
+
+
+def test_growth_is_measured_in_all_its_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import growth
+
+    monkeypatch.setattr(growth, "STREAMS", (3,))
+    monkeypatch.setattr(growth, "WORKERS", (1,))
+    monkeypatch.setattr(growth, "LENGTHS", (5,))
+    rows = asyncio.run(growth.grow(1, 0.3))
+    assert [(row["grows"], row["to"]) for row in rows] == [
+        ("streams", 3),
+        ("workers", 1),
+        ("length", 5),
+    ]
+    for row in rows:
+        assert all(value > 0 for key, value in row.items() if key != "grows")

@@ -252,9 +252,10 @@ class Connection:
                 self._fail_all(self._error)
             if self._channel.address != self._address:
                 self._reconnect()
-            # An event loop may be blocked, and ZeroMQ tells of a message only once.
-            moved = self._turn() and self._driver is None
             self._keep_time()
+            # Also where an event loop takes the turns: it may be blocked, and ZeroMQ tells of a
+            # message only once, if need be whoever sends a PING.
+            moved = self._turn() and self._driver is None
             if not moved:
                 self._sleep()
         self._end()

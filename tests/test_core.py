@@ -9,6 +9,7 @@ from coremodel import BAD, HANG, KILLER, OUTSIDE, SAMPLES, ToyDecoder, World, pa
 from opuspool_supervisor import audit, canary
 from opuspool_supervisor.blame import FREE_KILLS, _punish
 from opuspool_supervisor.core import DUMP_SECONDS, RETIRE_SECONDS, Death
+from opuspool_supervisor.dispatch import BULK_ALONE
 from opuspool_supervisor.slots import HOPELESS, SlotState
 
 from opuspool import knownpacket, ops, wire
@@ -267,9 +268,10 @@ def test_what_a_dead_worker_had_goes_to_the_head_of_the_queue(bulk: bool) -> Non
     """Before what waits for the worker that takes over, and before what waits for any."""
     made = world(count=2, requests={"lease_packets": 1})
     one, two = made.stream(bulk=bulk), made.stream(bulk=bulk)
+    times = BULK_ALONE if bulk else 1  # a lease full
     for letter in "ab":
-        made.send(one, packets(letter))
-        made.send(two, packets(letter.upper()))
+        made.send(one, packets(letter * times))
+        made.send(two, packets(letter.upper() * times))
     made.turn()
     made.die(made.worker_of(one), "killed")
     made.turn()
@@ -279,7 +281,7 @@ def test_what_a_dead_worker_had_goes_to_the_head_of_the_queue(bulk: bool) -> Non
         seen.append(steps(survivor)[-1])
         made.finish(survivor)
         made.turn()
-    assert seen == ["DECODE A", "DECODE a", "DECODE b", "DECODE B"]
+    assert seen == [f"DECODE {letter * times}" for letter in "AabB"]
 
 
 def test_a_dead_workers_requests_go_before_those_that_wait_for_any_worker() -> None:
@@ -1233,13 +1235,13 @@ def test_bulk_goes_behind_live_but_does_not_starve(size: int) -> None:
 
 
 def test_bulk_has_all_the_room_that_live_leaves() -> None:
-    """With nothing live to do, a lease is full of bulk."""
+    """With nothing live to do, a lease is full of bulk, and larger."""
     made = world(requests={"lease_packets": 8})
     track = made.stream(bulk=True)
-    for _ in range(20):
+    for _ in range(5 * 8):
         made.send(track, packets("b"))
     made.turn()
-    assert steps(only(made)) == ["OPEN", *["DECODE b"] * 8]
+    assert steps(only(made)) == ["OPEN", *["DECODE b"] * BULK_ALONE * 8]
 
 
 def test_a_stream_keeps_its_order_where_its_requests_are_bulk_and_live() -> None:

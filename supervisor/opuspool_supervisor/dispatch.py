@@ -46,6 +46,9 @@ _DECODE = int(Action.DECODE)
 BULK_SHARE = 4
 """Of a lease, at least one part in this many is for bulk requests, if any wait."""
 
+BULK_ALONE = 4
+"""With no live request waiting, a lease has so many times more: its worker waits for the next."""
+
 MAX_CLOSES = 4096
 """Decoders that one lease destroys, at most."""
 
@@ -92,6 +95,7 @@ class Dispatcher:
     def _take_sizes(self, config: Config) -> None:
         self._limits = config.limits
         self._lease_packets = config.requests.lease_packets
+        self._bulk_packets = config.requests.lease_packets * BULK_ALONE
         self._checkpoint_packets = config.recovery.checkpoint_packets
         self._journal_packets = config.recovery.journal_packets
 
@@ -323,8 +327,8 @@ class Dispatcher:
             queues.reverse()
         room = self._fill(lease, slot, queues[0], self._lease_packets, now)
         if not lease.isolated:
-            room = max(room, self._lease_packets // BULK_SHARE, 1)
-            self._fill(lease, slot, queues[1], room, now)
+            share = self._lease_packets // BULK_SHARE if lease.expects else self._bulk_packets
+            self._fill(lease, slot, queues[1], max(room, share, 1), now)
         return lease if lease.steps else None
 
     def _fill(self, lease: Lease, slot: Slot, queue: deque[Request], room: int, now: float) -> int:

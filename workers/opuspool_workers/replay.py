@@ -82,7 +82,7 @@ def _replay(job: Job) -> int:
     note = _restore(decoder, relocator, job.checkpoint)
     _say(stage="journal")
     for op in job.journal:
-        decoder.run(op.kind, op.packet)
+        decoder.run(op.kind, op.packet, op.frame)
     _say(stage="operation")
     result = decoder.run(job.kind, job.packet)
     if result > decoder.capacity:

@@ -159,7 +159,8 @@ def framed(reference: ReferenceDecoder, fmt: StreamFormat, operation: Op) -> Pcm
     if as_int16 and wanted == 0:  # here `opus_decode` says "bad argument", its sister this:
         return BUFFER_TOO_SMALL
     decode = reference._library.opus_decode if as_int16 else reference._library.opus_decode_float
-    pcm: Pcm = np.zeros(wanted * fmt.channels, np.int16 if as_int16 else np.float32)
+    room = wanted * fmt.channels
+    pcm: Pcm = np.zeros(room, np.int16) if as_int16 else np.zeros(room, np.float32)
     size = len(data or b"")
     count = decode(reference._state, data, size, pcm.ctypes.data, wanted, int(kind is FEC))
     return count if count < 0 else pcm[: count * fmt.channels]

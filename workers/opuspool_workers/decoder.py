@@ -155,7 +155,7 @@ class Decoder:
         return self.capacity if kind is OpKind.PACKET else self._last_samples(data or b"")
 
     def _decode_as_int16(
-        self, state: int, data: bytes | None, size: int, pcm: int, samples: int, fec: int
+        self, state: int | None, data: bytes | None, size: int, pcm: int, samples: int, fec: int
     ) -> int:
         """Decode to int16 in a stream of any type; as many samples of the stream's own type."""
         if self._decode is not self._lib.decode_float:

@@ -112,6 +112,7 @@ class Decoder:
         Raises:
             OpusError: -1: it is empty; -4: its frame count is missing.
         """
+        len(data)  # refuses what has none, as the original does
         with _errors():
             return packetinfo.nb_frames(_bytes(data))
 
@@ -156,10 +157,9 @@ class Decoder:
                 raise TypeError("Invalid arguments: FEC cannot be used with null data")
             with _errors():
                 return self._state.conceal()
-        packet = _bytes(data)
-        frame_size = self.packet_get_nb_frames(packet) * self.packet_get_samples_per_frame(packet)
+        frame_size = self.packet_get_nb_frames(data) * self.packet_get_samples_per_frame(data)
         with _errors():
-            return self._state.decode(packet, frame_size, int(fec))
+            return self._state.decode(_bytes(data), frame_size, int(fec))
 
     def _set_gain(self, adjustment: int) -> int:
         with _errors():

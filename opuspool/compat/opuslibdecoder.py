@@ -129,11 +129,11 @@ class DecoderBase:
             self.decoder_state.set_gain(_int(value))
 
     def _decode(self, opus_data: bytes, frame_size: int, fec: object, *, as_int16: bool) -> bytes:
-        size = len(opus_data)  # refuses what has none, such as None, as the originals do
+        len(opus_data)  # refuses what has none, such as None, as the originals do
+        packet = _bytes(opus_data)
         number = operator.index(frame_size)
         if number < 0:
             raise ValueError(f"frame_size must be >= 0, not {number}")
-        packet = _bytes(opus_data) if size else b""
         with self._errors():
             return self.decoder_state.decode(packet, number, int(fec), as_int16=as_int16)  # type: ignore[call-overload]  # whatever int() takes
 

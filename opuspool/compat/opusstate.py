@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from opuspool import ops
 from opuspool.compat.codes import CodeError
 from opuspool.compat.defaultpool import default_pool
-from opuspool.compat.opusdefines import BAD_ARG
+from opuspool.compat.opusdefines import BAD_ARG, BUFFER_TOO_SMALL
 from opuspool.errors import (
     OpusPoolError,
     PoolClosedError,
@@ -70,7 +70,7 @@ class OpusState:
         Raises:
             CodeError: libopus refuses it, or the pool has failed.
         """
-        if fec not in (0, 1) or frame_size < 0 or (frame_size == 0 and as_int16):
+        if fec not in (0, 1) or frame_size <= 0:
             raise CodeError(BAD_ARG)
         flag = AS_INT16 if as_int16 else 0
         if packet and not fec:
@@ -79,6 +79,8 @@ class OpusState:
         units, rest = divmod(frame_size, self._unit)
         if rest or units > MAX_LOSS_UNITS:
             raise CodeError(BAD_ARG)
+        if packet and units > MAX_UNITS:
+            self._check(packet)
         return self._run(_exactly(packet, units, flag))
 
     def conceal(self) -> bytes:
@@ -119,6 +121,14 @@ class OpusState:
             with suppress(OpusPoolError):  # the pool has gone first
                 stream.close()
 
+    def _check(self, packet: bytes) -> None:
+        """Let libopus refuse a packet before anything is concealed for it, as it does itself."""
+        try:
+            self._run([Op(OpKind.PACKET, _sendable(packet), TOO_SHORT)])
+        except CodeError as error:
+            if error.code != BUFFER_TOO_SMALL:  # the answer to every valid packet
+                raise
+
     def _run(self, operations: list[Op]) -> bytes:
         with _codes():
             stream = self._open()
@@ -157,8 +167,12 @@ def _sendable(packet: bytes) -> bytes:
 
 
 def _exactly(packet: bytes, units: int, flag: int) -> list[Op]:
-    """Operations that give exactly so much PCM: what is over 120 ms is concealed in pieces."""
+    """Operations that give exactly so much PCM: what is over 120 ms is concealed in pieces.
+
+    Pieces of 120 ms are whole frames of every length, as those that libopus itself conceals. FEC
+    is in the last one: where that is shorter than a frame, there is none.
+    """
     pieces = [Op(OpKind.LOST, b"", MAX_UNITS | flag)] * max(0, -(-units // MAX_UNITS) - 1)
-    last = units - MAX_UNITS * len(pieces) or TOO_SHORT
+    last = units - MAX_UNITS * len(pieces)
     kind = OpKind.FEC if packet else OpKind.LOST
     return [*pieces, Op(kind, _sendable(packet), last | flag)]

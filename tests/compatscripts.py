@@ -15,6 +15,7 @@ from recordings import speech_packets
 
 from opuspool import compat
 from opuspool.compat.defaultpool import default_pool
+from opuspool.config import load
 
 Script: TypeAlias = Callable[[Any], Iterator[tuple[str, object]]]
 """Gives (what was done, the answer) for each step, with a library."""
@@ -23,7 +24,8 @@ Script: TypeAlias = Callable[[Any], Iterator[tuple[str, object]]]
 @contextmanager
 def shared_pool() -> Iterator[None]:
     """The drop-ins' pool, up and warm: what a test starts afterwards must be gone at its end."""
-    compat.configure(workers=1, spares=0)
+    patient = load(overrides={"requests": {"timeout_seconds": 120}})
+    compat.configure(workers=1, spares=0, config=patient)
     default_pool().decode(speech_packets(0.5))
     yield
     compat.close()

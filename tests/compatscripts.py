@@ -32,17 +32,17 @@ def shared_pool() -> Iterator[None]:
     compat.configure()
 
 
-def original(name: str) -> Any:
+def original(library: str) -> Any:
     """Import an original library so that it loads the libopus that opuspool chooses."""
     path = str(reference.real_libopus())
     found = ctypes.util.find_library
-    ctypes.util.find_library = lambda wanted: path if wanted == "opus" else found(wanted)
+    ctypes.util.find_library = lambda name: path if name == "opus" else found(name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # their own matter
-            return importlib.import_module(name)
+            return importlib.import_module(library)
     except ImportError:
-        pytest.skip(f"{name} is not installed: pip install opuspool[test]")
+        pytest.skip(f"{library} is not installed: pip install opuspool[test]")
     finally:
         ctypes.util.find_library = found
 

@@ -39,7 +39,7 @@ def _shared_pool() -> Iterator[None]:
     compat.configure()
 
 
-@pytest.mark.parametrize("fault", ["segv", "abort", "loop"])
+@pytest.mark.parametrize("fault", ["segv", "abort", "overrun", "loop"])
 def test_a_killer_is_a_corrupt_packet_and_the_decoder_goes_on(faulty: Path, fault: str) -> None:
     """Code -4; the text says what happened; every other sample is right."""
     compat.configure(workers=1)  # with the faulting libopus

@@ -140,12 +140,7 @@ def test_settings_are_refused_alike() -> None:
     def script(lib: Any) -> Iterator[tuple[str, object]]:
         decoder = lib.OpusDecoder()
         for channels in (-1, 3, 1.5, "1"):
-            yield (
-                f"channels {channels}",
-                answer(decoder.set_channels, channels)[:1]
-                if isinstance(channels, str)
-                else answer(decoder.set_channels, channels),
-            )
+            yield f"channels {channels}", answer(decoder.set_channels, channels)
         for rate in (44100, 0, -1):
             yield f"rate {rate}", answer(decoder.set_sampling_frequency, rate)
         for name, value in (("set_channels", 1), ("set_sampling_frequency", 16000)):

@@ -75,9 +75,6 @@ _KINDS = {int(kind): kind for kind in OpKind}
 _GAIN_KIND = int(OpKind.GAIN)  # plain: a member of an IntEnum is slow to compare with
 _LAST_KIND = max(_KINDS)
 
-BUFFER_TOO_SMALL = -2
-"""`OPUS_BUFFER_TOO_SMALL` (`opus_defines.h`)."""
-
 UNIMPLEMENTED = -5
 """`OPUS_UNIMPLEMENTED` (`opus_defines.h`)."""
 

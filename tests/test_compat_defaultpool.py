@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 import reference
+from daemons import daemon, settings_for
 from recordings import speech_packets
 from waiting import wait_until
 
 import opuspool
 from opuspool import compat
 from opuspool.compat.defaultpool import _shared, default_pool
+from opuspool.compat.opuslib_next import Decoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +71,18 @@ def test_what_is_configured_is_what_starts() -> None:
     with pytest.raises(opuspool.ConfigError):
         compat.configure(workers=-1)
     assert len(default_pool().status()["workers"]) == 2
+
+
+def test_a_daemons_pool_serves_drop_ins_too(tmp_path: Path, endpoint: str) -> None:
+    """No private supervisor is started; the daemon counts the decoder's stream."""
+    compat.configure(endpoint)
+    with daemon(settings_for(tmp_path, endpoint)) as process:
+        decoder = Decoder(16000, 1)
+        pcm = [decoder.decode(packet, 960) for packet in speech_packets()]
+        assert b"".join(pcm) == reference.golden(speech_packets(), dtype="int16").tobytes()
+        status = default_pool().status()
+        assert (status["supervisor"]["pid"], status["streams"]) == (process.pid, 1)
+        compat.close()
 
 
 def test_a_pool_that_works_no_more_has_a_successor() -> None:

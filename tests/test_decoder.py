@@ -21,7 +21,6 @@ from test_packets import BROKEN
 
 from opuspool.ops import (
     AS_INT16,
-    BUFFER_TOO_SMALL,
     INVALID_PACKET,
     POISON,
     TOO_SHORT,
@@ -34,7 +33,7 @@ from opuspool.ops import (
 from opuspool.streamformat import FORMATS, StreamFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy.typing as npt
     from opuspool_workers.libopus import LibOpus
@@ -156,8 +155,6 @@ def framed(reference: ReferenceDecoder, fmt: StreamFormat, operation: Op) -> Pcm
         wanted = reference.last_samples
         wanted = wanted or (samples(data, fmt.sample_rate) if data else fmt.sample_rate // 50)
     as_int16 = bool(frame & AS_INT16) or fmt.dtype == "int16"
-    if as_int16 and wanted == 0:  # here `opus_decode` says "bad argument", its sister this:
-        return BUFFER_TOO_SMALL
     decode = reference._library.opus_decode if as_int16 else reference._library.opus_decode_float
     room = wanted * fmt.channels
     pcm: Pcm = np.zeros(room, np.int16) if as_int16 else np.zeros(room, np.float32)
@@ -312,6 +309,29 @@ def test_int16_in_a_float32_stream_is_what_an_int16_stream_gives() -> None:
     assert set(outcomes[1:]) == {480}
     turns = [Op(PACKET, packet, AS_INT16 * (at % 2)) for at, packet in enumerate(packets)]
     assert ours([loud, *turns], fmt) == theirs([loud, *turns], fmt)
+
+
+@pytest.mark.parametrize("frame", [TOO_SHORT, 1, 7, 8, 24, AS_INT16, 8 | AS_INT16])
+@pytest.mark.parametrize("fmt", [SPEECH, StreamFormat(48000, 2, "int16")])
+def test_libopus_gets_no_more_room_than_is_wanted(frame: int, fmt: StreamFormat) -> None:
+    """Where it ends is the guard page."""
+    rooms: list[tuple[int, int]] = []
+
+    def noted(decode: Callable[..., int], width: int) -> Callable[..., int]:
+        def call(state: int, data: bytes, size: int, pcm: int, samples: int, fec: int) -> int:
+            rooms.append((pcm + samples * width * fmt.channels, samples))
+            return decode(state, data, size, pcm, samples, fec)
+
+        return call
+
+    watched = replace(
+        lib(), decode=noted(lib().decode, 2), decode_float=noted(lib().decode_float, 4)
+    )
+    with Decoder(watched, fmt, buffer()) as decoder:
+        decoder.run(PACKET, speech_packets(1)[10], frame)
+    units = frame & TOO_SHORT
+    samples_ = {0: fmt.capacity, TOO_SHORT: 1}.get(units, units * fmt.sample_rate // 400)
+    assert rooms == [(buffer().end, samples_)]
 
 
 some_packets = st.sampled_from(fec_packets()[:100] + speech_packets(1, 48000, 2, frame_ms=60))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NoReturn, Self
 
 from opuspool.ops import (
     AS_INT16,
-    BUFFER_TOO_SMALL,
     INVALID_PACKET,
     POISON,
     TOO_SHORT,
@@ -132,19 +131,28 @@ class Decoder:
         self.close()
 
     def _framed(self, kind: OpKind, packet: bytes, frame: int) -> int:
-        """Run an operation of which a certain length or type of PCM is wanted."""
+        """Run an operation of which a certain length or type of PCM is wanted.
+
+        libopus gets no more room than is wanted, up to the guard page.
+        """
         if kind not in _WITH_PCM:
             return self._control(kind, packet)
         data = None if kind is OpKind.LOST else packet
         if data is not None and violation(data) is not None:
             return INVALID_PACKET
+        state = self._live_state()
         samples = self._wanted(kind, data, frame & TOO_SHORT)
-        if samples == 0:
-            return BUFFER_TOO_SMALL
-        decode = self._decode_as_int16 if frame & AS_INT16 else self._decode
-        return decode(
-            self._state, data, len(data or b""), self._pcm, samples, int(kind is OpKind.FEC)
-        )
+        decode, width = self._decode, self._frame_bytes
+        if frame & AS_INT16 and decode is self._lib.decode_float:
+            decode, width = self._lib.decode, width // 2
+        start = len(self._view) - samples * width
+        size = len(data or b"")
+        given = decode(state, data, size, self._pcm + start, samples, int(kind is OpKind.FEC))
+        if given <= 0 or given > samples:
+            return given
+        used = given * width  # whole samples of the stream's type: 2.5 ms are an even number
+        self._view[:used] = self._view[start : start + used]
+        return used // self._frame_bytes
 
     def _wanted(self, kind: OpKind, data: bytes | None, units: int) -> int:
         """Samples per channel that an operation may give (PACKET) or has to (LOST, FEC)."""
@@ -153,21 +161,6 @@ class Decoder:
         if units:
             return min(units, MAX_UNITS) * self._rate // 400
         return self.capacity if kind is OpKind.PACKET else self._last_samples(data or b"")
-
-    def _decode_as_int16(
-        self, state: int | None, data: bytes | None, size: int, pcm: int, samples: int, fec: int
-    ) -> int:
-        """Decode to int16 in a stream of any type; as many samples of the stream's own type."""
-        if self._decode is not self._lib.decode_float:
-            return self._decode(state, data, size, pcm, samples, fec)
-        half = len(self._view) // 2  # its end is the guard page too
-        given = self._lib.decode(state, data, size, pcm + half, samples, fec)
-        if given <= 0 or given > self.capacity:
-            return given
-        places = given // 2  # whole: 2.5 ms are an even number of samples at every rate
-        used = places * self._frame_bytes
-        self._view[:used] = self._view[half : half + used]
-        return places
 
     def _control(self, kind: OpKind, data: bytes) -> int:
         """Run an operation that decodes nothing."""

@@ -82,6 +82,7 @@ def test_a_daemons_pool_serves_drop_ins_too(tmp_path: Path, endpoint: str) -> No
         assert b"".join(pcm) == reference.golden(speech_packets(), dtype="int16").tobytes()
         status = default_pool().status()
         assert (status["supervisor"]["pid"], status["streams"]) == (process.pid, 1)
+        assert status["counters"]["audio_seconds"] == pytest.approx(len(speech_packets()) / 50)
         compat.close()
 
 

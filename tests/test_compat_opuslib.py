@@ -53,7 +53,9 @@ def test_what_is_no_decoder_is_refused_alike(pair: Pair) -> None:
         for arguments in [*made, (16000, None), (None, 1)]:
             yield f"Decoder{arguments}", answer(lib.Decoder, *arguments)
 
-    assert same(script, *pair) == 9
+        yield "True channels", answer(lib.Decoder(16000, True).decode, speech_packets(1)[9], 960)
+
+    assert same(script, *pair) == 10
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)

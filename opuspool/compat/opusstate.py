@@ -47,7 +47,7 @@ class OpusState:
         if sample_rate not in SAMPLE_RATES or channels not in (1, 2):
             raise CodeError(BAD_ARG)
         self._unit = sample_rate // 400
-        self._format = sample_rate, channels
+        self._format = int(sample_rate), int(channels)  # True is 1, as to C
         self._lock = threading.Lock()
         self._gain = 0
         self._stream: Stream | None = None

@@ -156,6 +156,12 @@ class PoolBase:
         # Also at interpreter exit, and when the pool is forgotten without close().
         self._end = weakref.finalize(self, backend.close)
 
+    @property
+    def usable(self) -> bool:
+        """Whether it can decode: not closed, its supervisor not lost, no fork in between."""
+        backend = self._backend
+        return backend is not None and backend.connection is not None and backend.connection.usable
+
     def _shut(self) -> None:
         if self._end is not None:
             self._end()

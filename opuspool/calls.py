@@ -193,7 +193,7 @@ def operations(packets: Iterable[Packet]) -> list[Op]:
         raise TypeError("packets must be a sequence of packets, not one; put it into a list")
     packets = list(packets)
     if all(type(packet) is bytes and len(packet) <= MAX_PACKET_BYTES for packet in packets):
-        return list(map(Op._make, zip(repeat(OpKind.PACKET), packets, strict=False)))
+        return list(map(Op._make, zip(repeat(OpKind.PACKET), packets, repeat(0), strict=False)))
     return [operation(packet) for packet in packets]
 
 

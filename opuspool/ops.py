@@ -2,8 +2,14 @@
 
 A request's operations travel as one blob, which the journal keeps as it is:
 
-    n x u32 little endian   operation words: kind << 24 | length of its packet
+    n x u32 little endian   operation words: kind << 24 | frame << 16 | length of its packet
     packets                 back to back
+
+The frame says how much PCM is wanted, and of which type; 0: what the packet has (a loss: what the
+last packet had), of the stream's own type.
+
+    bits 0 to 6   units of 2.5 ms, 1 to 48 (more counts as 48); `TOO_SHORT`: less than one unit
+    bit 7         `AS_INT16`
 
 Their outcome travels as another:
 
@@ -38,13 +44,25 @@ class OpKind(IntEnum):
     """Not executed: the packet that stood here killed its workers."""
     GAIN = 4
     """Set the output's gain from now on: i16 in 1/256 dB; gives no samples."""
+    RESET = 5
+    """Make the decoder as new, but for its gain; gives no samples."""
+    GET = 6
+    """Read a value of the decoder: u16, a request of `opus_defines.h`; an i64 takes PCM's place."""
 
 
 class Op(NamedTuple):
-    """One operation: its kind and its packet (empty where the kind needs none)."""
+    """One operation: its kind, its packet (empty where the kind needs none) and its frame."""
 
     kind: OpKind
     packet: bytes
+    frame: int = 0
+
+
+TOO_SHORT = 0x7F
+"""A frame of less than 2.5 ms: no packet fits it."""
+
+AS_INT16 = 0x80
+"""A float32 stream's operation gives int16, two samples in the place of one."""
 
 
 INVALID_PACKET = -4
@@ -55,6 +73,13 @@ POISON = -100
 
 _KINDS = {int(kind): kind for kind in OpKind}
 _GAIN_KIND = int(OpKind.GAIN)  # plain: a member of an IntEnum is slow to compare with
+_LAST_KIND = max(_KINDS)
+
+UNIMPLEMENTED = -5
+"""`OPUS_UNIMPLEMENTED` (`opus_defines.h`)."""
+
+VALUE = struct.Struct("<q")
+"""What a GET operation gives; its 8 bytes are whole samples of every format."""
 
 WITH_PACKET = frozenset({int(OpKind.PACKET), int(OpKind.FEC)})
 """Kinds that decode a packet of their own."""
@@ -62,7 +87,7 @@ WITH_PACKET = frozenset({int(OpKind.PACKET), int(OpKind.FEC)})
 
 def pack(ops: list[Op]) -> bytes:
     """Put operations into a blob."""
-    words = [op.kind << 24 | len(op.packet) for op in ops]
+    words = [op.kind << 24 | op.frame << 16 | len(op.packet) for op in ops]
     return struct.pack(f"<{len(ops)}I", *words) + b"".join([op.packet for op in ops])
 
 
@@ -72,8 +97,8 @@ _RESULT = struct.Struct("<i")
 
 def pack_one(op: Op) -> bytes:
     """Put one operation into a blob; the same as `pack([op])`, at less cost."""
-    kind, packet = op
-    return _WORD.pack(kind << 24 | len(packet)) + packet
+    kind, packet, frame = op
+    return _WORD.pack(kind << 24 | frame << 16 | len(packet)) + packet
 
 
 _GAIN = struct.Struct("<h")
@@ -87,6 +112,19 @@ def pack_gain(gain: int) -> bytes:
 def unpack_gain(data: bytes) -> int | None:
     """The gain in a GAIN operation; None where it is not one."""
     return int(_GAIN.unpack(data)[0]) if len(data) == _GAIN.size else None
+
+
+_REQUEST = struct.Struct("<H")
+
+
+def pack_request(request: int) -> bytes:
+    """What a GET operation carries (`opus_defines.h`)."""
+    return _REQUEST.pack(request)
+
+
+def unpack_request(data: bytes) -> int | None:
+    """The request in a GET operation; None where it is not one."""
+    return int(_REQUEST.unpack(data)[0]) if len(data) == _REQUEST.size else None
 
 
 def last_gain(blob: bytes, count: int) -> bytes | None:
@@ -104,8 +142,8 @@ def check(blob: bytes, count: int) -> None:
     """
     if count == 1 and len(blob) >= _WORD.size:  # the usual case, at less cost
         (word,) = _WORD.unpack_from(blob)
-        length = word & 0xFFFFFF
-        if word >> 24 <= _GAIN_KIND and length == len(blob) - 4 and length <= MAX_PACKET_BYTES:
+        length = word & 0xFFFF
+        if word >> 24 <= _LAST_KIND and length == len(blob) - 4 and length <= MAX_PACKET_BYTES:
             return
     words_of(blob, count)
 
@@ -122,9 +160,9 @@ def words_of(blob: bytes, count: int) -> tuple[int, ...]:
     words = struct.unpack_from(f"<{count}I", blob)
     total = 0
     for word in words:
-        if word >> 24 > _GAIN_KIND or word & 0xFFFFFF > MAX_PACKET_BYTES:
+        if word >> 24 > _LAST_KIND or word & 0xFFFF > MAX_PACKET_BYTES:
             raise WireError(f"operation word {word:#010x} is not one of ours")
-        total += word & 0xFFFFFF
+        total += word & 0xFFFF
     if head + total != len(blob):
         raise WireError(f"operations of {total} bytes in a blob with {len(blob) - head}")
     return words
@@ -139,8 +177,8 @@ def unpack(blob: bytes, count: int) -> list[Op]:
     ops = []
     at = 4 * count
     for word in words_of(blob, count):
-        end = at + (word & 0xFFFFFF)
-        ops.append(Op(_KINDS[word >> 24], blob[at:end]))
+        end = at + (word & 0xFFFF)
+        ops.append(Op(_KINDS[word >> 24], blob[at:end], word >> 16 & 0xFF))
         at = end
     return ops
 
@@ -157,7 +195,7 @@ def last_packets(blob: bytes, count: int, most: int) -> list[bytes]:
     packets: list[bytes] = []
     end = len(blob)
     for word in reversed(struct.unpack_from(f"<{wanted}I", blob, 4 * (count - wanted))):
-        start = end - (word & 0xFFFFFF)
+        start = end - (word & 0xFFFF)
         if word >> 24 in WITH_PACKET:
             packets.append(blob[start:end])
         end = start

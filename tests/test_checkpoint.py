@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="checkpoints need /proc")
 
-PACKET, LOST, FEC, _, GAIN = OpKind
+PACKET, LOST, FEC, GAIN = OpKind.PACKET, OpKind.LOST, OpKind.FEC, OpKind.GAIN
 LOSS = Op(LOST, b"")
 
 PROGRAM = """

@@ -400,6 +400,18 @@ def test_a_replay_of_a_good_packet_decodes_it(faulty: Path, kept: Path) -> None:
     assert "it gave 320 samples per channel" in done.stdout
 
 
+def test_a_replay_asks_for_as_much_pcm_as_was_asked_for(faulty: Path, kept: Path) -> None:
+    """10 ms of a packet's FEC, where the packets have 20 ms."""
+    asked = Op(OpKind.FEC, faults.marker("segv-once"), 4)
+    with opuspool.Pool(workers=1) as pool, pool.stream() as stream:
+        stream.decode_many(PACKETS[:5])
+        assert stream._run([asked], pool._deadline(None)).shape == (160,)
+        (crash,) = reported(pool, kept, 1)
+    done = command("replay", crash["id"])
+    assert done.returncode == 0, done.stderr
+    assert "it gave 160 samples per channel" in done.stdout
+
+
 def test_a_replay_with_another_libopus(
     faulty: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from ctypes import c_int32
+import functools
+from ctypes import byref, c_int32, c_uint32
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,18 +19,39 @@ from recordings import real_streams, speech_packets
 from reference import OpusError, ReferenceDecoder, samples
 from test_packets import BROKEN
 
-from opuspool.ops import INVALID_PACKET, POISON, Op, OpKind, pack_gain
+from opuspool.ops import (
+    AS_INT16,
+    INVALID_PACKET,
+    POISON,
+    TOO_SHORT,
+    UNIMPLEMENTED,
+    Op,
+    OpKind,
+    pack_gain,
+    pack_request,
+)
 from opuspool.streamformat import FORMATS, StreamFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    import numpy.typing as npt
     from opuspool_workers.libopus import LibOpus
     from reference import Pcm
 
-PACKET, LOST, FEC, POISONED, GAIN = OpKind
+PACKET, LOST, FEC, POISONED, GAIN, RESET, GET = OpKind
 LOSS = Op(LOST, b"")
-SET_GAIN = 4034
+# opus_defines.h
+RESET_STATE, SET_GAIN, GET_FINAL_RANGE = 4028, 4034, 4031
+REQUESTS = {
+    "bandwidth": 4009,
+    "sample rate": 4029,
+    "final range": GET_FINAL_RANGE,
+    "pitch": 4033,
+    "last packet's duration": 4039,
+    "gain": 4045,
+    "not a decoder's (lsb depth)": 4037,
+}
 SPEECH = StreamFormat(16000, 1, "float32")
 
 
@@ -57,8 +80,8 @@ def plain(packets: Iterable[bytes]) -> list[Op]:
 def run(decoder: Decoder, operations: Iterable[Op]) -> tuple[list[int], bytes]:
     """The outcome of each operation, and the PCM of all."""
     outcomes, pcm = [], b""
-    for kind, packet in operations:
-        outcome = decoder.run(kind, packet)
+    for operation in operations:
+        outcome = decoder.run(*operation)
         outcomes.append(outcome)
         if outcome > 0:
             pcm += decoder.pcm(outcome)
@@ -82,26 +105,62 @@ def theirs(operations: Iterable[Op], fmt: StreamFormat) -> tuple[list[int], byte
             part = one_by_reference(reference, fmt, operation)
         except OpusError as error:
             part = error.code
-        outcomes.append(part if isinstance(part, int) else len(part))
+        outcomes.append(part if isinstance(part, int) else part.nbytes // fmt.frame_bytes)
         pcm += b"" if isinstance(part, int) else part.tobytes()
     return outcomes, pcm
 
 
-def one_by_reference(reference: ReferenceDecoder, fmt: StreamFormat, operation: Op) -> Pcm | int:
-    kind, packet = operation
+def one_by_reference(
+    reference: ReferenceDecoder, fmt: StreamFormat, operation: Op
+) -> Pcm | npt.NDArray[np.int64] | int:
+    kind, packet, frame = operation
     if packet in INVALID:
         return INVALID_PACKET
     last = reference.last_samples
+    if kind in {GAIN, RESET, GET}:
+        return control(reference, kind, packet)
+    if kind is POISONED:
+        return POISON
+    if frame:
+        return framed(reference, fmt, operation)
     if kind is PACKET:
         return reference.decode(packet)
     if kind is LOST:
         return reference.lost(last or fmt.sample_rate // 50)
-    if kind is FEC:
-        return reference.fec(packet, last or samples(packet, fmt.sample_rate))
+    return reference.fec(packet, last or samples(packet, fmt.sample_rate))
+
+
+def control(reference: ReferenceDecoder, kind: OpKind, data: bytes) -> npt.NDArray[np.int64] | int:
+    ctl = functools.partial(reference._library.opus_decoder_ctl, reference._state)
+    number = int.from_bytes(data, "little", signed=True)
     if kind is GAIN:
-        value = c_int32(int.from_bytes(packet, "little", signed=True))
-        return cast("int", reference._library.opus_decoder_ctl(reference._state, SET_GAIN, value))
-    return POISON
+        return cast("int", ctl(SET_GAIN, c_int32(number)))
+    if kind is RESET:
+        return cast("int", ctl(RESET_STATE))
+    value = c_uint32() if number == GET_FINAL_RANGE else c_int32()
+    return cast("int", ctl(number, byref(value))) or np.array([value.value])
+
+
+def framed(reference: ReferenceDecoder, fmt: StreamFormat, operation: Op) -> Pcm | int:
+    """libopus's own answer where PCM of a certain length or type is wanted."""
+    kind, packet, frame = operation
+    data = None if kind is LOST else packet
+    units = frame & TOO_SHORT
+    wanted = fmt.capacity
+    if units == TOO_SHORT:
+        wanted = fmt.sample_rate // 400 - 1 if kind is PACKET else 0
+    elif units:
+        wanted = min(fmt.capacity, units * fmt.sample_rate // 400)
+    elif kind is not PACKET:
+        wanted = reference.last_samples
+        wanted = wanted or (samples(data, fmt.sample_rate) if data else fmt.sample_rate // 50)
+    as_int16 = bool(frame & AS_INT16) or fmt.dtype == "int16"
+    decode = reference._library.opus_decode if as_int16 else reference._library.opus_decode_float
+    room = wanted * fmt.channels
+    pcm: Pcm = np.zeros(room, np.int16) if as_int16 else np.zeros(room, np.float32)
+    size = len(data or b"")
+    count = decode(reference._state, data, size, pcm.ctypes.data, wanted, int(kind is FEC))
+    return count if count < 0 else pcm[: count * fmt.channels]
 
 
 INVALID = {packet for packet, _rule in BROKEN.values()} - {b""}
@@ -221,8 +280,67 @@ def test_a_gain_of_another_length_is_refused(decoder: Decoder, data: bytes) -> N
     assert decoder.run(GAIN, data) == INVALID_PACKET
 
 
+@pytest.mark.parametrize("fmt", [SPEECH, StreamFormat(48000, 2, "int16")])
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+def test_values_are_libopus_own(request_: int, fmt: StreamFormat) -> None:
+    """Fresh, after packets and a loss, and after a reset."""
+    get = Op(GET, pack_request(request_))
+    packets = plain(speech_packets(1))
+    gain = Op(GAIN, pack_gain(-300))
+    operations = [get, gain, *packets[:30], get, *packets[30:], LOSS, get, Op(RESET, b""), get]
+    assert ours(operations, fmt) == theirs(operations, fmt)
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", b"\0\0\0", pack_request(SET_GAIN), b"\xff\xff"])
+def test_what_is_no_known_request_is_not_asked_of_libopus(data: bytes, decoder: Decoder) -> None:
+    """A wrong one would make it write where nobody said."""
+    assert decoder.run(GET, data) == UNIMPLEMENTED
+
+
+def test_int16_in_a_float32_stream_is_what_an_int16_stream_gives() -> None:
+    """Loud enough to be clipped, and in turns with float32."""
+    packets = speech_packets(1, 48000, 2)
+    loud = Op(GAIN, pack_gain(6000))
+    as_int16 = [Op(PACKET, packet, AS_INT16) for packet in packets]
+    fmt = StreamFormat(48000, 2, "float32")
+    outcomes, pcm = ours([loud, *as_int16], fmt)
+    assert pcm == theirs([loud, *plain(packets)], replace(fmt, dtype="int16"))[1]
+    assert max(np.frombuffer(pcm, np.int16)) > 32000
+    assert set(outcomes[1:]) == {480}
+    turns = [Op(PACKET, packet, AS_INT16 * (at % 2)) for at, packet in enumerate(packets)]
+    assert ours([loud, *turns], fmt) == theirs([loud, *turns], fmt)
+
+
+@pytest.mark.parametrize("frame", [TOO_SHORT, 1, 7, 8, 24, AS_INT16, 8 | AS_INT16])
+@pytest.mark.parametrize("fmt", [SPEECH, StreamFormat(48000, 2, "int16")])
+def test_libopus_gets_no_more_room_than_is_wanted(frame: int, fmt: StreamFormat) -> None:
+    """Where it ends is the guard page."""
+    rooms: list[tuple[int, int]] = []
+
+    def noted(decode: Callable[..., int], width: int) -> Callable[..., int]:
+        def call(state: int, data: bytes, size: int, pcm: int, samples: int, fec: int) -> int:
+            rooms.append((pcm + samples * width * fmt.channels, samples))
+            return decode(state, data, size, pcm, samples, fec)
+
+        return call
+
+    watched = replace(
+        lib(), decode=noted(lib().decode, 2), decode_float=noted(lib().decode_float, 4)
+    )
+    with Decoder(watched, fmt, buffer()) as decoder:
+        decoder.run(PACKET, speech_packets(1)[10], frame)
+    units = frame & TOO_SHORT
+    samples_ = {0: fmt.capacity, TOO_SHORT: 1}.get(units, units * fmt.sample_rate // 400)
+    assert rooms == [(buffer().end, samples_)]
+
+
 some_packets = st.sampled_from(fec_packets()[:100] + speech_packets(1, 48000, 2, frame_ms=60))
 bad_packets = st.sampled_from(sorted(INVALID))
+some_frames = st.builds(
+    int.__or__,
+    st.sampled_from([0, 1, 4, 7, 8, 24, 48, 49, TOO_SHORT]),
+    st.sampled_from([0, AS_INT16]),
+)
 operation = st.one_of(
     st.builds(Op, st.just(PACKET), some_packets),
     st.builds(Op, st.just(FEC), some_packets),
@@ -230,6 +348,10 @@ operation = st.one_of(
     st.builds(Op, st.sampled_from([PACKET, FEC]), bad_packets),
     st.just(Op(POISONED, b"")),
     st.builds(Op, st.just(GAIN), st.integers(-3000, 3000).map(pack_gain)),
+    st.just(Op(RESET, b"")),
+    st.builds(Op, st.just(GET), st.sampled_from(list(REQUESTS.values())).map(pack_request)),
+    st.builds(Op, st.sampled_from([PACKET, FEC]), some_packets, some_frames),
+    st.builds(Op, st.just(LOST), st.just(b""), some_frames),
 )
 
 

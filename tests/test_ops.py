@@ -14,7 +14,9 @@ from opuspool.ops import INVALID_PACKET, MAX_OPS, POISON, Op, OpKind
 from opuspool.streamformat import MAX_PACKET_BYTES
 
 OPERATIONS = st.lists(
-    st.builds(Op, st.sampled_from(OpKind), st.binary(max_size=40)), min_size=1, max_size=20
+    st.builds(Op, st.sampled_from(OpKind), st.binary(max_size=40), st.integers(0, 255)),
+    min_size=1,
+    max_size=20,
 )
 CODES = st.sampled_from([-1, INVALID_PACKET, -7, POISON, -(2**31)])
 FRAME_BYTES = st.sampled_from([2, 4, 8])
@@ -37,7 +39,7 @@ def test_operations_come_back_as_they_were(operations: list[Op]) -> None:
     blob = ops.pack(operations)
     assert ops.unpack(blob, len(operations)) == operations
     assert ops.words_of(blob, len(operations)) == tuple(
-        op.kind << 24 | len(op.packet) for op in operations
+        op.kind << 24 | op.frame << 16 | len(op.packet) for op in operations
     )
 
 

@@ -81,6 +81,7 @@ def job_of(crash: Crash, libopus: str) -> dict[str, Any]:
         "journal": replay["journal"],
         "operation": crash["operation"],
         "packet": replay["packet"],
+        "frame": replay.get("frame", 0),  # reports of older versions have none
     }
 
 

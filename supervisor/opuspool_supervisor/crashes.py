@@ -49,12 +49,14 @@ class Replay(Struct, frozen=True):
         checkpoint: None: begin with a fresh decoder.
         journal: operations to run then, as (number of operations, blob as in opuspool/ops.py).
         exact: whether these give the decoder's state bit for bit.
+        frame: how much PCM was wanted, and of which type, as in opuspool/ops.py.
     """
 
     packet: str
     checkpoint: str | None
     journal: list[tuple[int, str]]
     exact: bool
+    frame: int = 0
 
 
 class Report(Struct, frozen=True, kw_only=True):

@@ -407,6 +407,8 @@ class Dispatcher:
         stream.journal.settle(request.blob, count, self._journal_packets)
         books.packets_decoded += decoded
         pcm_bytes = len(payload) - 4 * count  # behind a word an operation
+        if request.blob[2] & ops.AS_INT16 and stream.format.dtype == "float32":
+            pcm_bytes *= 2  # as it would be in the stream's own type
         books.audio_seconds += pcm_bytes / stream.format.bytes_per_second
         if not request.answered:
             request.answered = True

@@ -174,16 +174,17 @@ def _stream(found: Autopsy) -> StreamParameters | None:
 def _replay(in_hand: InHand, room: int) -> Replay:
     """What a replay needs; the packet alone where the rest has no room."""
     history = in_hand.history
-    packet = in_hand.op.packet.hex()
+    packet, frame = in_hand.op.packet.hex(), in_hand.op.frame
     if history is None:
-        return Replay(packet, None, [], exact=False)
+        return Replay(packet, None, [], exact=False, frame=frame)
     checkpoint = history.checkpoint
     size = len(checkpoint or b"") + sum(len(blob) for blob, _ in history.journal)
     if 2 * size > room:  # hexadecimal
-        return Replay(packet, None, [], exact=False)
+        return Replay(packet, None, [], exact=False, frame=frame)
     return Replay(
         packet,
         checkpoint.hex() if checkpoint is not None else None,
         [(count, blob.hex()) for blob, count in history.journal],
         exact=history.exact,
+        frame=frame,
     )

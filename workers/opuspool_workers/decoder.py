@@ -6,8 +6,25 @@ import ctypes
 from ctypes import c_int
 from typing import TYPE_CHECKING, NoReturn, Self
 
-from opuspool.ops import INVALID_PACKET, POISON, OpKind, unpack_gain
-from opuspool_workers.libopus import GET_FINAL_RANGE, GET_LAST_PACKET_DURATION, SET_GAIN
+from opuspool.ops import (
+    AS_INT16,
+    INVALID_PACKET,
+    POISON,
+    TOO_SHORT,
+    UNIMPLEMENTED,
+    VALUE,
+    OpKind,
+    unpack_gain,
+    unpack_request,
+)
+from opuspool.toc import MAX_UNITS
+from opuspool_workers.libopus import (
+    GET_FINAL_RANGE,
+    GET_LAST_PACKET_DURATION,
+    SET_GAIN,
+    SIGNED_VALUES,
+    UNSIGNED_VALUES,
+)
 from opuspool_workers.packets import violation
 
 if TYPE_CHECKING:
@@ -19,6 +36,9 @@ _PACKET = OpKind.PACKET  # a global of its own: to look up a member costs more t
 
 FIRST_LOSS_MS = 20
 """A loss before any packet is concealed for this long: the usual packet's length."""
+
+
+_WITH_PCM = frozenset({OpKind.PACKET, OpKind.LOST, OpKind.FEC})
 
 
 class Decoder:
@@ -52,27 +72,27 @@ class Decoder:
             raise MemoryError(f"libopus made no decoder (code {error.value})")
         self._state: int | None = state
 
-    def run(self, kind: OpKind, packet: bytes) -> int:
-        """Run one operation.
+    def run(self, kind: OpKind, packet: bytes, frame: int = 0) -> int:
+        """Run one operation; what it is given is described in ops.py.
 
         Returns:
             Samples per channel, to be had with `pcm`; or a negative code: libopus's own, or
             `POISON`. A packet that breaks RFC 6716's rules never reaches libopus.
         """
+        if frame:
+            return self._framed(kind, packet, frame)
         if kind is _PACKET:
             if violation(packet) is not None:
                 return INVALID_PACKET
             return self._decode(self._state, packet, len(packet), self._pcm, self.capacity, 0)
         if kind is OpKind.LOST:
             return self._decode(self._state, None, 0, self._pcm, self._last_samples(), 0)
-        if kind is OpKind.POISONED:
-            return POISON
-        if kind is OpKind.GAIN:
-            return self._set_gain(packet)
-        if violation(packet) is not None:
-            return INVALID_PACKET
-        samples = self._last_samples(packet)
-        return self._decode(self._state, packet, len(packet), self._pcm, samples, 1)
+        if kind is OpKind.FEC:
+            if violation(packet) is not None:
+                return INVALID_PACKET
+            samples = self._last_samples(packet)
+            return self._decode(self._state, packet, len(packet), self._pcm, samples, 1)
+        return self._control(kind, packet)
 
     def pcm(self, samples: int) -> memoryview:
         """The PCM of the last operation; valid until the next one of any decoder."""
@@ -110,11 +130,63 @@ class Decoder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _framed(self, kind: OpKind, packet: bytes, frame: int) -> int:
+        """Run an operation of which a certain length or type of PCM is wanted.
+
+        libopus gets no more room than is wanted, up to the guard page.
+        """
+        if kind not in _WITH_PCM:
+            return self._control(kind, packet)
+        data = None if kind is OpKind.LOST else packet
+        if data is not None and violation(data) is not None:
+            return INVALID_PACKET
+        state = self._live_state()
+        samples = self._wanted(kind, data, frame & TOO_SHORT)
+        decode, width = self._decode, self._frame_bytes
+        if frame & AS_INT16 and decode is self._lib.decode_float:
+            decode, width = self._lib.decode, width // 2
+        start = len(self._view) - samples * width
+        size = len(data or b"")
+        given = decode(state, data, size, self._pcm + start, samples, int(kind is OpKind.FEC))
+        if given <= 0 or given > samples:
+            return given
+        used = given * width  # whole samples of the stream's type: 2.5 ms are an even number
+        self._view[:used] = self._view[start : start + used]
+        return used // self._frame_bytes
+
+    def _wanted(self, kind: OpKind, data: bytes | None, units: int) -> int:
+        """Samples per channel that an operation may give (PACKET) or has to (LOST, FEC)."""
+        if units == TOO_SHORT:
+            return int(kind is OpKind.PACKET)  # one is too few for any, and libopus says so
+        if units:
+            return min(units, MAX_UNITS) * self._rate // 400
+        return self.capacity if kind is OpKind.PACKET else self._last_samples(data or b"")
+
+    def _control(self, kind: OpKind, data: bytes) -> int:
+        """Run an operation that decodes nothing."""
+        if kind is OpKind.GAIN:
+            return self._set_gain(data)
+        if kind is OpKind.GET:
+            return self._get(data)
+        if kind is OpKind.RESET:
+            return self._lib.reset(self._live_state())
+        return POISON
+
     def _set_gain(self, data: bytes) -> int:
         gain = unpack_gain(data)
         if gain is None:
             return INVALID_PACKET
         return self._lib.set(self._live_state(), SET_GAIN, gain)
+
+    def _get(self, data: bytes) -> int:
+        request = unpack_request(data)
+        if request not in UNSIGNED_VALUES | SIGNED_VALUES:
+            return UNIMPLEMENTED
+        value = self._lib.get(self._live_state(), request)
+        if request in SIGNED_VALUES:
+            value = ctypes.c_int32(value).value
+        VALUE.pack_into(self._view, 0, value)
+        return VALUE.size // self._frame_bytes
 
     def _live_state(self) -> int:
         if self._state is None:

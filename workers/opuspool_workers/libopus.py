@@ -36,9 +36,22 @@ _SONAMES = ("libopus.so.0", "libopus.so")
 _FILE_NAME = re.compile(r"(lib)?opus([-.][0-9a-f]\S*)?\.(so|dll|dylib)")
 """As opus.dll, libopus.0.dylib, libopus-114e2b1a.so.0.11.1; not opusfile.dll, nor opusenc.dll."""
 
+RESET_STATE = 4028  # opus_defines.h, OPUS_RESET_STATE
 SET_GAIN = 4034  # opus_defines.h, OPUS_SET_GAIN_REQUEST
 GET_FINAL_RANGE = 4031  # opus_defines.h, OPUS_GET_FINAL_RANGE_REQUEST
 GET_LAST_PACKET_DURATION = 4039  # opus_defines.h, OPUS_GET_LAST_PACKET_DURATION_REQUEST
+
+UNSIGNED_VALUES = frozenset({GET_FINAL_RANGE})
+SIGNED_VALUES = frozenset(
+    {
+        4009,  # OPUS_GET_BANDWIDTH_REQUEST
+        4029,  # OPUS_GET_SAMPLE_RATE_REQUEST
+        4033,  # OPUS_GET_PITCH_REQUEST
+        GET_LAST_PACKET_DURATION,
+        4045,  # OPUS_GET_GAIN_REQUEST
+    }
+)
+"""What every libopus can be asked of a decoder, each by a pointer to 32 bits (`opus_defines.h`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +86,10 @@ class LibOpus:
         value = c_uint32()
         self._ctl(state, request, ctypes.byref(value))
         return value.value
+
+    def reset(self, state: int) -> int:
+        """Make a decoder as new, but for its gain; returns 0 or a code."""
+        return self._ctl(state, RESET_STATE)
 
     def set(self, state: int, request: int, value: int) -> int:
         """Set a 32-bit value of a decoder with `opus_decoder_ctl`; returns 0 or a code."""

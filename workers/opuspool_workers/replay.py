@@ -51,6 +51,7 @@ class Job:
             self.journal += ops.unpack(bytes.fromhex(blob), count)
         self.kind = OpKind[value["operation"].upper()]
         self.packet = bytes.fromhex(value["packet"])
+        self.frame: int = value["frame"]
 
 
 def main() -> int:
@@ -82,9 +83,9 @@ def _replay(job: Job) -> int:
     note = _restore(decoder, relocator, job.checkpoint)
     _say(stage="journal")
     for op in job.journal:
-        decoder.run(op.kind, op.packet)
+        decoder.run(op.kind, op.packet, op.frame)
     _say(stage="operation")
-    result = decoder.run(job.kind, job.packet)
+    result = decoder.run(job.kind, job.packet, job.frame)
     if result > decoder.capacity:
         fits = f"at most {decoder.capacity} fit"
         return _fail(ExitCode.PROTOCOL, f"libopus claims {result} samples, {fits}")

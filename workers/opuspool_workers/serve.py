@@ -154,8 +154,8 @@ class LeaseRunner:
         for index, word in enumerate(ops.words_of(payload, count)):
             words[OP] = index
             words[PROGRESS] += 1
-            end = at + (word & 0xFFFFFF)
-            samples = run(_OP_KINDS[word >> 24], payload[at:end])
+            end = at + (word & 0xFFFF)
+            samples = run(_OP_KINDS[word >> 24], payload[at:end], word >> 16 & 0xFF)
             if samples > capacity:
                 raise ProtocolError(f"libopus claims {samples} samples, at most {capacity} fit")
             at = end

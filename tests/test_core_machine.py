@@ -47,6 +47,8 @@ TROUBLES = [
     "killed workers go",
     "the supervisor stalls",
     "drain",
+    "a slot is drained",
+    "a slot is resumed",
 ]
 
 
@@ -269,7 +271,22 @@ class CoreMachine(RuleBasedStateMachine):
             world.stall(3.0)
         elif what == "drain" and self.drains:
             world.drain()
+        elif what == "a slot is drained":
+            self._drain_slot(which)
+        elif what == "a slot is resumed":
+            self._resume_slots()
         world.turn()
+
+    def _drain_slot(self, which: int) -> None:
+        core = self.world.core
+        slot = core.slots[which % len(core.slots)]
+        if core.drain_slot(slot.number, self.world.now) is None and not slot.spare:
+            assert any(other.serving for other in core.slots), "drained, and nothing serves"
+
+    def _resume_slots(self) -> None:
+        for slot in self.world.core.slots:
+            if slot.drain:
+                assert self.world.core.restart(slot.number, self.world.now) is None
 
     def _killed_go(self) -> None:
         for slot in self.world.core.slots:
@@ -283,6 +300,7 @@ class CoreMachine(RuleBasedStateMachine):
             return
         world = self.world
         world.spawn_error = ""
+        self._resume_slots()
         for worker in world.workers.values():
             worker.damages = False
         for _ in range(400):

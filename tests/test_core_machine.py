@@ -68,6 +68,7 @@ class CoreMachine(RuleBasedStateMachine):
         lease=st.sampled_from([1, 3, 8, 64]),
         checkpoint=st.sampled_from([0, 1, 3, 7]),
         attempts=st.integers(1, 3),
+        retries=st.sampled_from([0.2, 2.0]),
         narrow=st.sampled_from([False, False, False, False, True]),
         saves=st.sampled_from([True, True, False]),
         recycle=st.sampled_from([0, 0, 0, 3]),
@@ -81,6 +82,7 @@ class CoreMachine(RuleBasedStateMachine):
         lease: int,
         checkpoint: int,
         attempts: int,
+        retries: float,
         narrow: bool,
         saves: bool,
         recycle: int,
@@ -95,7 +97,11 @@ class CoreMachine(RuleBasedStateMachine):
                     "hang_seconds": 2.0,
                     "start_seconds": 5.0,
                 },
-                "requests": {"lease_packets": lease, "max_attempts": attempts},
+                "requests": {
+                    "lease_packets": lease,
+                    "max_attempts": attempts,
+                    "retry_per_second": retries,
+                },
                 "recovery": {"checkpoint_packets": checkpoint, "journal_packets": 50_000},
                 "recycle": {"requests": recycle},
                 "limits": {

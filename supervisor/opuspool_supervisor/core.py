@@ -325,7 +325,7 @@ class Core:
         """Go by other settings from now on: slots come, or go as soon as their workers are idle."""
         self._config = config
         self._policy.reconfigure(config.restart)
-        self.dispatcher.reconfigure(config)
+        self.dispatcher.reconfigure(config, now)
         self._resize(config.workers.count, spare=False)
         self._resize(config.workers.spares, spare=True)
         self.slots.sort(key=lambda slot: (slot.spare, slot.number))

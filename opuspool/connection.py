@@ -3,7 +3,7 @@
 Its thread does all of that, or an event loop what is done for every packet (eventloop.py) and the
 thread only the rest: signs of life, deadlines, another connection after a loss.
 
-A supervisor may die. Its successor is handed every stream's checkpoint and log, then the calls
+A supervisor may die, or drain and leave. Its successor is handed every stream's checkpoint and log, then the calls
 that had no answer, in their order: to the callers it was a pause.
 """
 
@@ -125,7 +125,7 @@ class Connection:
         """Ask the supervisor for a report, or to do something.
 
         Args:
-            what: "status"; "recycle" or "restart", with the fact `slot`.
+            what: "status"; "recycle", "restart" or "drain", with the fact `slot`.
             timeout: seconds.
             facts: what else is in the question.
 

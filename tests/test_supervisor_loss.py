@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -122,6 +123,34 @@ def test_a_daemon_that_comes_back_is_handed_the_streams(tmp_path: Path, endpoint
     with pool, daemon(settings):
         pcm += [stream.decode(packet) for packet in PACKETS[333:]]
         stream.close()
+    assert np.array_equal(np.concatenate(pcm), EXPECTED)
+
+
+def test_a_daemon_that_is_restarted_is_a_pause(
+    tmp_path: Path, endpoint: str, faulty: Path
+) -> None:
+    """As `systemctl restart` does: what comes while the old one drains is done by the new one."""
+    settings = settings_for(tmp_path, endpoint)
+    pcm: list[opuspool.pcm.Pcm] = []
+    slow = [faults.marker("slow", like=PACKETS[0])] * 20  # a second
+
+    def speak(pool: opuspool.Pool) -> None:
+        with pool.stream() as stream:
+            for packet in PACKETS:
+                pcm.append(stream.decode(packet))
+
+    with ThreadPoolExecutor(2) as threads:
+        with daemon(settings) as process:
+            pool = opuspool.Pool(endpoint)
+            calls = [threads.submit(speak, pool), threads.submit(pool.decode, slow)]
+            wait_until(lambda: len(pcm) > 100, what="the stream is under way")
+            process.terminate()
+            assert process.wait(30) == 0
+            assert len(pcm) < len(PACKETS)
+        with pool, daemon(settings):
+            for call in calls:
+                call.result()
+            assert pool.status()["counters"]["streams_handed_over"] == 1
     assert np.array_equal(np.concatenate(pcm), EXPECTED)
 
 

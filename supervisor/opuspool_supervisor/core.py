@@ -588,7 +588,7 @@ class Core:
 
     def _soon_serves(self, slot: Slot, now: float) -> bool:
         """Whether a worker slot is about to have a worker."""
-        if slot.spare or slot.leaving or self.draining:
+        if slot.spare or slot.leaving or slot.drain or self.draining:
             return False
         starts = slot.state is SlotState.BACKOFF and slot.due < now + SOON_SECONDS
         return starts or slot.doomed or slot.state is SlotState.STARTING

@@ -263,6 +263,7 @@ class Dispatcher:
             self._bind(stream, slot)
         (slot.bulk if stream.bulk else slot.live).append(request)
         slot.load += request.count
+        slot.suspects += request.blame is not None
 
     def _choose(self, request: Request) -> Slot | None:
         """Where a stream that has no slot goes: suspects together, and nobody else with them."""

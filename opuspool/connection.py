@@ -3,8 +3,8 @@
 Its thread does all of that, or an event loop what is done for every packet (eventloop.py) and the
 thread only the rest: signs of life, deadlines, another connection after a loss.
 
-A supervisor may die, or drain and leave. Its successor is handed every stream's checkpoint and log, then the calls
-that had no answer, in their order: to the callers it was a pause.
+A supervisor may die, or drain and leave. Its successor is handed every stream's checkpoint and log,
+then the calls that had no answer, in their order: to the callers it was a pause.
 """
 
 from __future__ import annotations
@@ -304,6 +304,8 @@ class Connection:
             self._first_welcome.set()
         elif lost and self._welcomed:
             self._reconnect()
+        elif lost:  # by a supervisor that did not live to answer: its successor knows of nothing
+            self._say_hello()
 
     def _keep_time(self) -> None:
         now = time.monotonic()

@@ -267,6 +267,9 @@ class Connection:
         else:
             self._driver.start(self._turn)
             self._driver.watch(self._channel.fd)
+        self._say_hello()
+
+    def _say_hello(self) -> None:
         hello = wire.pack_json(Kind.HELLO, {"version": VERSION, "pid": os.getpid()})
         with self._channel_lock:
             self._channel.send(hello)

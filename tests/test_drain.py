@@ -59,6 +59,7 @@ def test_a_busy_slot_finishes_then_its_streams_move() -> None:
     here = number_of(world, track)
     worker = world.worker_of(track)
     assert world.core.drain_slot(here, world.now) is None
+    world.send(world.stream(b"carl"), packets("much" * 5))  # the other slot has more to do
     other = world.stream(b"bert")
     world.send(other, packets("x"))
     assert number_of(world, other) != here, "it takes nothing new"

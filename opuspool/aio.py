@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from opuspool import calls, eventloop, files, ops
-from opuspool.base import PoolBase, check_open, replace_worker
+from opuspool.base import PoolBase, check_open, drain_slot, replace_worker
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
 from opuspool.eventloop import LoopDriver
@@ -164,6 +164,10 @@ class AsyncPool(PoolBase):
     ) -> None:
         """Have a slot's worker replaced; see `Pool.replace_worker`."""
         await asyncio.to_thread(replace_worker, self._connection, slot, timeout, at_once=at_once)
+
+    async def drain_slot(self, slot: int, *, timeout: float = 5.0) -> None:  # noqa: ASYNC109
+        """Have a slot emptied; see `Pool.drain_slot`."""
+        await asyncio.to_thread(drain_slot, self._connection, slot, timeout)
 
     def _stream(self, fmt: StreamFormat) -> AsyncStream:
         self._connection.check()

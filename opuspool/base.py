@@ -96,12 +96,22 @@ class Backend:
 
 
 def replace_worker(connection: Connection, slot: int, timeout: float, *, at_once: bool) -> None:
-    """Ask for it; see `Pool.replace_worker`.
+    """Ask for it; see `Pool.replace_worker`."""
+    _wish(connection, "restart" if at_once else "recycle", slot, timeout)
+
+
+def drain_slot(connection: Connection, slot: int, timeout: float) -> None:
+    """Ask for it; see `Pool.drain_slot`."""
+    _wish(connection, "drain", slot, timeout)
+
+
+def _wish(connection: Connection, what: str, slot: int, timeout: float) -> None:
+    """Ask for something to be done to a slot.
 
     Raises:
         ValueError: the supervisor says why not.
     """
-    answer = connection.ask("restart" if at_once else "recycle", timeout, slot=slot)
+    answer = connection.ask(what, timeout, slot=slot)
     if "error" in answer:
         raise ValueError(answer["error"])
 

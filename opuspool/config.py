@@ -88,6 +88,8 @@ class RequestsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     timeout_seconds: Annotated[float, Meta(ge=0.001, le=86_400)]
     max_attempts: Annotated[int, Meta(ge=1, le=10)]
+    retry_per_second: Annotated[float, Meta(ge=0.1, le=1000)]
+    retry_share: Annotated[float, Meta(ge=0, le=1)]
     lease_packets: _Batch
     piece_packets: Annotated[int, Meta(ge=1, le=1024)]
     window_pieces: _Batch

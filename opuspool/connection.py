@@ -3,8 +3,8 @@
 Its thread does all of that, or an event loop what is done for every packet (eventloop.py) and the
 thread only the rest: signs of life, deadlines, another connection after a loss.
 
-A supervisor may die. Its successor is handed every stream's checkpoint and log, then the calls
-that had no answer, in their order: to the callers it was a pause.
+A supervisor may die, or drain and leave. Its successor is handed every stream's checkpoint and log,
+then the calls that had no answer, in their order: to the callers it was a pause.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Connection:
         """Ask the supervisor for a report, or to do something.
 
         Args:
-            what: "status"; "recycle" or "restart", with the fact `slot`.
+            what: "status"; "recycle", "restart" or "drain", with the fact `slot`.
             timeout: seconds.
             facts: what else is in the question.
 
@@ -267,6 +267,9 @@ class Connection:
         else:
             self._driver.start(self._turn)
             self._driver.watch(self._channel.fd)
+        self._say_hello()
+
+    def _say_hello(self) -> None:
         hello = wire.pack_json(Kind.HELLO, {"version": VERSION, "pid": os.getpid()})
         with self._channel_lock:
             self._channel.send(hello)
@@ -304,6 +307,8 @@ class Connection:
             self._first_welcome.set()
         elif lost and self._welcomed:
             self._reconnect()
+        elif lost:  # by a supervisor that did not live to answer: its successor knows of nothing
+            self._say_hello()
 
     def _keep_time(self) -> None:
         now = time.monotonic()

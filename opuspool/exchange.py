@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from opuspool.channel import Channel
 
 _CHECKPOINT = int(Status.CHECKPOINT)
+_SHUTDOWN = int(Status.SHUTDOWN)
 
 _MOST_MS = 0xFFFFFFFF
 
@@ -75,6 +76,8 @@ class Exchange:
                 if stream is not None:
                     stream.log.save(payload)
                 continue
+            if status == _SHUTDOWN:
+                continue  # not done here: the successor, if one comes in time, is handed the call
             call = pending.pop(number, None)
             if call is not None:
                 call.answered(status, payload)

@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
 from opuspool import calls, files, ops
-from opuspool.base import PoolBase, check_open, replace_worker
+from opuspool.base import PoolBase, check_open, drain_slot, replace_worker
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
 from opuspool.streamformat import StreamFormat
@@ -190,7 +190,8 @@ class Pool(PoolBase):
 
         Args:
             slot: its number, as `status()` tells it.
-            at_once: kill it, whatever it does; otherwise it is replaced when it is idle.
+            at_once: kill it, whatever it does; otherwise it is replaced when it is idle. A slot
+                that was drained gets its next worker.
             timeout: seconds for the supervisor's answer, which does not wait for the new worker.
 
         Raises:
@@ -198,6 +199,21 @@ class Pool(PoolBase):
             SupervisorLostError: no answer within `timeout` seconds.
         """
         replace_worker(self._connection, slot, timeout, at_once=at_once)
+
+    def drain_slot(self, slot: int, *, timeout: float = 5.0) -> None:
+        """Have a slot emptied: it takes nothing new, its worker leaves, its streams move.
+
+        It stays empty until `replace_worker(slot, at_once=True)`.
+
+        Args:
+            slot: its number, as `status()` tells it.
+            timeout: seconds for the supervisor's answer, which does not wait for the worker.
+
+        Raises:
+            ValueError: there is no such slot, or it is the last one that serves.
+            SupervisorLostError: no answer within `timeout` seconds.
+        """
+        drain_slot(self._connection, slot, timeout)
 
     def _stream(self, fmt: StreamFormat) -> Stream:
         self._connection.check()

@@ -527,7 +527,11 @@ class World:
     def _send_lease(self, instruction: SendLease) -> None:
         self._note_rebuilds(instruction.lease)
         self._check_attempts(instruction.lease)
-        self.workers[instruction.serial].take(instruction.lease.frames())
+        worker = self.workers[instruction.serial]
+        slot = self.slot_of(worker)
+        assert slot is not None
+        assert self.drained or not slot.drain, f"slot {slot.number} drains, and gets a lease"
+        worker.take(instruction.lease.frames())
 
     def _check_attempts(self, lease: Lease) -> None:
         """No operation is run again when its attempts are used up."""
@@ -632,7 +636,8 @@ class World:
         if status is Status.TIMEOUT:
             assert sent.deadline <= self.now, f"{sent}: timed out too early"
         elif status is Status.BOOT:
-            hopeless = min(self.hopeless.values()) >= HOPELESS
+            wanted = [slot.number for slot in self.core.slots if not slot.drain]
+            hopeless = min(self.hopeless[number] for number in wanted) >= HOPELESS
             assert hopeless, f"{sent}: refused, but a worker may start"
         elif status is Status.SHUTDOWN:
             assert self.drained, f"{sent}: refused, but there was no drain"

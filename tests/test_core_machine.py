@@ -47,6 +47,8 @@ TROUBLES = [
     "killed workers go",
     "the supervisor stalls",
     "drain",
+    "a slot is drained",
+    "a slot is resumed",
 ]
 
 
@@ -66,6 +68,7 @@ class CoreMachine(RuleBasedStateMachine):
         lease=st.sampled_from([1, 3, 8, 64]),
         checkpoint=st.sampled_from([0, 1, 3, 7]),
         attempts=st.integers(1, 3),
+        retries=st.sampled_from([0.2, 2.0]),
         narrow=st.sampled_from([False, False, False, False, True]),
         saves=st.sampled_from([True, True, False]),
         recycle=st.sampled_from([0, 0, 0, 3]),
@@ -79,6 +82,7 @@ class CoreMachine(RuleBasedStateMachine):
         lease: int,
         checkpoint: int,
         attempts: int,
+        retries: float,
         narrow: bool,
         saves: bool,
         recycle: int,
@@ -93,7 +97,11 @@ class CoreMachine(RuleBasedStateMachine):
                     "hang_seconds": 2.0,
                     "start_seconds": 5.0,
                 },
-                "requests": {"lease_packets": lease, "max_attempts": attempts},
+                "requests": {
+                    "lease_packets": lease,
+                    "max_attempts": attempts,
+                    "retry_per_second": retries,
+                },
                 "recovery": {"checkpoint_packets": checkpoint, "journal_packets": 50_000},
                 "recycle": {"requests": recycle},
                 "limits": {
@@ -269,7 +277,22 @@ class CoreMachine(RuleBasedStateMachine):
             world.stall(3.0)
         elif what == "drain" and self.drains:
             world.drain()
+        elif what == "a slot is drained":
+            self._drain_slot(which)
+        elif what == "a slot is resumed":
+            self._resume_slots()
         world.turn()
+
+    def _drain_slot(self, which: int) -> None:
+        core = self.world.core
+        slot = core.slots[which % len(core.slots)]
+        if core.drain_slot(slot.number, self.world.now) is None and not slot.spare:
+            assert any(other.serving for other in core.slots), "drained, and nothing serves"
+
+    def _resume_slots(self) -> None:
+        for slot in self.world.core.slots:
+            if slot.drain:
+                assert self.world.core.restart(slot.number, self.world.now) is None
 
     def _killed_go(self) -> None:
         for slot in self.world.core.slots:
@@ -283,6 +306,7 @@ class CoreMachine(RuleBasedStateMachine):
             return
         world = self.world
         world.spawn_error = ""
+        self._resume_slots()
         for worker in world.workers.values():
             worker.damages = False
         for _ in range(400):

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -20,7 +21,9 @@ from waiting import wait_until
 import opuspool
 from opuspool.exitcodes import ExitCode
 
-SYSTEMD = Path(__file__).resolve().parent.parent / "deploy/systemd"
+DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
+SYSTEMD = DEPLOY / "systemd"
+KUBERNETES = DEPLOY / "kubernetes/opuspool.yaml"
 
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (Debian: systemd)"
@@ -89,6 +92,53 @@ def test_the_docs_tell_the_units_score(unit: Path) -> None:
     assert score
     operations = SYSTEMD.parents[1] / "docs" / "operations.md"
     assert f"gives it {score[1]} " in operations.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "variable"),
+    [
+        (SYSTEMD / "opuspool.service", r"Environment=(OPUSPOOL_\w+)=(\S+)"),
+        (DEPLOY / "container/Containerfile", r"\b(OPUSPOOL_\w+)=(\S+)"),
+        (KUBERNETES, r'name: (OPUSPOOL_\w+), value: "(.*?)"'),
+    ],
+    ids=lambda given: given.name if isinstance(given, Path) else "",
+)
+def test_the_settings_in_it_are_settings(file: Path, variable: str) -> None:
+    """Unknown names and wrong values raise."""
+    import opuspool.config
+
+    found = dict(re.findall(variable, file.read_text(encoding="utf-8")))
+    assert found
+    opuspool.config.load(environ=found)
+
+
+def _check_kubernetes(text: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kubernetes_validate", "--strict", "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(
+    find_spec("kubernetes_validate") is None, reason="needs kubernetes-validate (PyPI, 108 MB)"
+)
+def test_kubernetes_takes_the_example() -> None:
+    """By its own schema, strictly: what it does not know is refused."""
+    text = KUBERNETES.read_text(encoding="utf-8")
+    done = _check_kubernetes(text)
+    assert done.returncode == 0, done.stderr
+    misspelt = _check_kubernetes(text.replace("readinessProbe", "readynessProbe"))
+    assert "readynessProbe" in misspelt.stdout + misspelt.stderr
+    assert misspelt.returncode != 0
+
+
+def test_kubernetes_waits_for_the_drain() -> None:
+    """The pod's grace is longer than the daemon's default drain."""
+    import opuspool.config
+
+    grace = re.search(
+        r"terminationGracePeriodSeconds: (\d+)", KUBERNETES.read_text(encoding="utf-8")
+    )
+    assert grace
+    assert int(grace[1]) > opuspool.config.load(environ={}).supervisor.drain_seconds + 5
 
 
 def _can_unshare() -> bool:

@@ -78,7 +78,7 @@ def _busy_daemons_end(
 
     def decode(pool: opuspool.Pool) -> None:
         try:
-            pool.decode(slow, timeout=10)
+            pool.decode(slow, timeout=5)
             outcomes.append("ok")
         except opuspool.OpusPoolError as error:
             outcomes.append(type(error).__name__)
@@ -98,7 +98,7 @@ def _busy_daemons_end(
 
 
 def test_sigterm_drains_to_a_limit(tmp_path: Path, endpoint: str, faulty: Path) -> None:
-    """Row 31: what is not done by then has a typed answer, exit code 0."""
+    """Row 31: what is not done by then, nor by a successor, has a typed error; exit code 0."""
     seconds, outcomes = _busy_daemons_end(
         tmp_path, endpoint, "drain_seconds = 1.0\n", lambda process: process.terminate()
     )

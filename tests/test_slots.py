@@ -5,14 +5,20 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from opuspool_supervisor.slots import EMPTY, SERVING, TABLE, Slot, SlotEvent, SlotState
+from opuspool_supervisor.slots import EMPTY, SERVING, TABLE, VACANT, Slot, SlotEvent, SlotState
 
 NEW = SlotState.BACKOFF
 """What a slot begins as."""
 
 ARROWS = {
-    "BACKOFF": {"SPAWNED": "STARTING", "PROMOTED": "IDLE", "GAVE_UP": "FAILED"},
-    "FAILED": {"SPAWNED": "STARTING", "PROMOTED": "IDLE"},
+    "BACKOFF": {
+        "SPAWNED": "STARTING",
+        "PROMOTED": "IDLE",
+        "GAVE_UP": "FAILED",
+        "EMPTIED": "DRAINED",
+    },
+    "FAILED": {"SPAWNED": "STARTING", "PROMOTED": "IDLE", "EMPTIED": "DRAINED"},
+    "DRAINED": {"RESUMED": "BACKOFF"},
     "STARTING": {"READY": "IDLE", "DRAIN": "DRAINING", "EXITED": "BACKOFF"},
     "IDLE": {"LEASED": "BUSY", "DRAIN": "DRAINING", "EXITED": "BACKOFF"},
     "BUSY": {"SETTLED": "IDLE", "DRAIN": "DRAINING", "EXITED": "BACKOFF"},
@@ -63,7 +69,8 @@ def test_states_with_and_without_a_process_are_told_apart() -> None:
     """Only a state with a process has an end; only one without has a start."""
     ends = {state for state, event in TABLE if event is SlotEvent.EXITED}
     starts = {state for state, event in TABLE if event is SlotEvent.SPAWNED}
-    assert starts == EMPTY
+    assert starts == VACANT
+    assert VACANT < EMPTY
     assert ends == set(SlotState) - EMPTY
     assert ends > SERVING
 

@@ -6,13 +6,15 @@ import asyncio
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import faults
 import numpy as np
 import psutil
 import pytest
+import zmq
 from daemons import daemon, settings_for
 from killing import check_books
 from recordings import speech_packets
@@ -20,9 +22,6 @@ from reference import ReferenceDecoder, golden
 from waiting import wait_until, wait_until_async
 
 import opuspool
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PACKETS = speech_packets(20.0, bitrate=6000)
 EXPECTED = golden(PACKETS)
@@ -123,6 +122,50 @@ def test_a_daemon_that_comes_back_is_handed_the_streams(tmp_path: Path, endpoint
         pcm += [stream.decode(packet) for packet in PACKETS[333:]]
         stream.close()
     assert np.array_equal(np.concatenate(pcm), EXPECTED)
+
+
+def test_a_supervisor_that_leaves_before_it_greets_is_a_pause(
+    tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The greeting that it took along is sent to its successor again."""
+    monkeypatch.setattr("opuspool.connection.WELCOME_SECONDS", 60.0)  # for a busy machine
+    Path(endpoint.removeprefix("ipc://")).parent.mkdir(mode=0o700)
+    with zmq.Context() as context, ThreadPoolExecutor(1) as threads:
+        with context.socket(zmq.ROUTER) as silent:
+            silent.bind(endpoint)
+            pool = threads.submit(opuspool.Pool, endpoint)
+            assert silent.poll(10_000), "the client has said hello"
+            silent.recv_multipart()
+        with daemon(settings_for(tmp_path, endpoint)), pool.result() as welcomed:
+            assert np.array_equal(welcomed.decode(PACKETS), EXPECTED)
+
+
+def test_a_daemon_that_is_restarted_is_a_pause(tmp_path: Path, endpoint: str, faulty: Path) -> None:
+    """As `systemctl restart` does: what comes while the old one drains is done by the new one."""
+    settings = settings_for(tmp_path, endpoint)
+    spoken = PACKETS[:400]
+    pcm: list[opuspool.pcm.Pcm] = []
+    slow = [faults.marker("slow", like=PACKETS[0])] * 20  # a second
+
+    def speak(pool: opuspool.Pool) -> None:
+        with pool.stream() as stream:
+            for packet in spoken:
+                pcm.append(stream.decode(packet))  # noqa: PERF401  it is watched while it grows
+
+    with ThreadPoolExecutor(2) as threads:
+        with daemon(settings) as process:
+            pool = opuspool.Pool(endpoint)
+            speaking = threads.submit(speak, pool)
+            slowly = threads.submit(pool.decode, slow)
+            wait_until(lambda: len(pcm) > 100, what="the stream is under way")
+            process.terminate()
+            assert process.wait(30) == 0
+            assert len(pcm) < len(spoken)
+        with pool, daemon(settings):
+            speaking.result()
+            slowly.result()
+            assert pool.status()["counters"]["streams_handed_over"] == 1
+    assert np.array_equal(np.concatenate(pcm), golden(spoken))
 
 
 def test_a_supervisor_that_keeps_dying_is_given_up() -> None:

@@ -16,7 +16,7 @@ from opuspool.cli.decode import decode
 from opuspool.cli.doctor import doctor
 from opuspool.cli.status import status
 from opuspool.cli.top import top
-from opuspool.cli.workers import recycle, restart
+from opuspool.cli.workers import drain, recycle, restart
 from opuspool.errors import OpusPoolError
 
 __all__ = ["main"]
@@ -85,5 +85,5 @@ def main() -> None:
     """Decode Opus in processes of their own, so that no packet can take the service down."""
 
 
-for command in (decode, status, top, restart, recycle, doctor, crashes, bench):
+for command in (decode, status, top, restart, recycle, drain, doctor, crashes, bench):
     main.add_command(command)

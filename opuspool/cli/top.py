@@ -28,6 +28,7 @@ _FRAME_SECONDS = 0.5
 
 _COLOURS = {"ok": "green", "degraded": "yellow", "down": "red", "IDLE": "green", "BUSY": "green"}
 _COLOURS |= {"STARTING": "yellow", "DRAINING": "yellow", "BACKOFF": "yellow", "FAILED": "red"}
+_COLOURS["DRAINED"] = "cyan"
 _ENDS = 8
 
 

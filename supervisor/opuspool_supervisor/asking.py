@@ -2,7 +2,8 @@
 
 {"what": "status"}               everything that `status()` tells
 {"what": "recycle", "slot": 1}   replace the slot's worker when it is idle
-{"what": "restart", "slot": 1}   kill it now
+{"what": "restart", "slot": 1}   kill it now; a drained slot gets its next worker
+{"what": "drain", "slot": 1}     empty the slot when its worker is idle, until it is restarted
 anything else, or what cannot be  {"error": why}
 """
 
@@ -38,10 +39,12 @@ def answer(
     what, number = question.get("what"), question.get("slot")
     if what == "status":
         return report()
-    if what not in ("recycle", "restart"):
-        return {"error": "this supervisor knows status, recycle and restart: use equal releases"}
+    acts = {"recycle": core.recycle, "restart": core.restart, "drain": core.drain_slot}
+    act = acts.get(str(what))
+    if act is None:
+        known = f"status, {', '.join(acts)}"
+        return {"error": f"this supervisor knows {known}: use equal releases"}
     if not isinstance(number, int) or isinstance(number, bool):
         return {"error": f"{what} needs a slot's number"}
-    act = core.recycle if what == "recycle" else core.restart
     why_not = act(number, now)
     return {"error": why_not} if why_not else {"slot": number}

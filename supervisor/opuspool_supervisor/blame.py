@@ -61,6 +61,7 @@ class Blame:
         if stream is None:
             return None
         fatal = request is not None and self._operation(request, position.op, loss)
+        stream.retrying = not fatal
         _isolate(lease, position.record)
         if loss.weight == 1:
             place = _place(lease, stream, request, position)

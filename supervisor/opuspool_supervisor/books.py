@@ -65,6 +65,7 @@ class Books:
     poison_packets: int = 0
     quarantine_hits: int = 0
     held_requests: int = 0
+    delayed_retries: int = 0
     canaries: int = 0
     protocol_errors: int = 0
     refused_peers: int = 0

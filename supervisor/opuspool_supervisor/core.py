@@ -18,7 +18,7 @@ from opuspool_supervisor.history import End, History
 from opuspool_supervisor.records import Lease, Loss
 from opuspool_supervisor.restart import RestartPolicy, Verdict
 from opuspool_supervisor.results import ResultsError
-from opuspool_supervisor.slots import EMPTY, HOPELESS, Slot, SlotEvent, SlotState, Worker
+from opuspool_supervisor.slots import EMPTY, HOPELESS, VACANT, Slot, SlotEvent, SlotState, Worker
 from opuspool_supervisor.timings import Timings
 
 if TYPE_CHECKING:
@@ -291,7 +291,11 @@ class Core:
         return None
 
     def restart(self, number: int, now: float) -> str | None:
-        """Kill a slot's worker now, without blame; returns why not, where it cannot be."""
+        """Kill a slot's worker now, without blame, or end a slot's drain; returns why not."""
+        slot = self._find(number)
+        if isinstance(slot, Slot) and slot.drain:
+            self._resume(slot, now)
+            return None
         slot = self._with_ready_worker(number)
         if isinstance(slot, str) or slot.worker is None:
             return str(slot)
@@ -300,11 +304,28 @@ class Core:
         self._kill(slot, "killed", now, dump=False)
         return None
 
+    def drain_slot(self, number: int, now: float) -> str | None:
+        """Empty a slot as soon as its worker is idle; returns why not, where it cannot be.
+
+        It stays empty until it is restarted. The last slot that serves is not drained.
+        """
+        slot = self._find(number)
+        if isinstance(slot, str):
+            return slot
+        if not slot.spare and not any(s.serving for s in self.slots if s is not slot):
+            return f"no other slot than {number} serves: the pool would be down"
+        if not slot.drain:
+            slot.drain = True
+            self._tell("info", "drain_asked_for", _facts(slot))
+            self._let_go(slot)
+            self._retire_if_due(slot, now)
+        return None
+
     def reconfigure(self, config: Config, now: float) -> None:
         """Go by other settings from now on: slots come, or go as soon as their workers are idle."""
         self._config = config
         self._policy.reconfigure(config.restart)
-        self.dispatcher.reconfigure(config)
+        self.dispatcher.reconfigure(config, now)
         self._resize(config.workers.count, spare=False)
         self._resize(config.workers.spares, spare=True)
         self.slots.sort(key=lambda slot: (slot.spare, slot.number))
@@ -328,8 +349,9 @@ class Core:
             self._forgive(now)
         self._now = now
         self._drop_left()
+        self._keep_empty()
         for slot in self.slots:
-            if slot.state in EMPTY and slot.due <= now and not self.draining:
+            if slot.state in VACANT and slot.due <= now and not self.draining:
                 slot.advance(SlotEvent.SPAWNED)
                 self._instructions.append(Spawn(slot, next(self._serials)))
             elif slot.state is SlotState.STARTING and slot.worker is not None:
@@ -374,8 +396,9 @@ class Core:
     # Insides
 
     def _resize(self, wanted: int, *, spare: bool) -> None:
-        """Keep the lowest slots of a kind; those that were leaving come back first."""
+        """Keep the lowest slots of a kind, but drained ones last; leaving ones come back first."""
         kind = [slot for slot in self.slots if slot.spare is spare]
+        kind.sort(key=lambda slot: slot.drain)  # stable
         for index, slot in enumerate(kind):
             self._set_leaving(slot, leaving=index >= wanted)
         taken = {slot.number for slot in self.slots}
@@ -384,24 +407,51 @@ class Core:
 
     def _set_leaving(self, slot: Slot, *, leaving: bool) -> None:
         slot.leaving = leaving
+        if leaving or slot.drain:
+            self._let_go(slot)
+        elif slot.worker and not slot.doomed and slot.worker.recycle == "exit":
+            slot.worker.recycle = None
+
+    def _let_go(self, slot: Slot) -> None:
+        """Have a slot's worker leave when it is idle."""
         worker = slot.worker
-        if worker is None or worker.killed_for:
-            return
-        if leaving and worker.recycle is None:
+        if worker is not None and not slot.doomed and worker.recycle is None:
             worker.recycle = "exit"
-        elif not leaving and worker.recycle == "exit":
-            worker.recycle = None
+
+    def _resume(self, slot: Slot, now: float) -> None:
+        """End a drain: a worker that is on its way out has a successor."""
+        slot.drain = False
+        self._tell("info", "resumed", _facts(slot))
+        if slot.state is SlotState.DRAINED:
+            slot.advance(SlotEvent.RESUMED)
+            slot.due = now
+            if not self.draining:
+                self.dispatcher.refusal = None
+        self._staff(now)
 
     def _drop_left(self) -> None:
         """Forget the slots that were leaving and have no process any more."""
         self.slots[:] = [s for s in self.slots if not (s.leaving and s.state in EMPTY)]
 
+    def _keep_empty(self) -> None:
+        """Close the slots that are to be empty, and are."""
+        for slot in self.slots:
+            if slot.drain and slot.state in VACANT:
+                slot.advance(SlotEvent.EMPTIED)
+
+    def _find(self, number: int) -> Slot | str:
+        """The slot of that number, or in words which there are."""
+        slot = next((slot for slot in self.slots if slot.number == number), None)
+        if slot is not None:
+            return slot
+        known = ", ".join(str(slot.number) for slot in self.slots)
+        return f"there is no slot {number}: they are {known}"
+
     def _with_ready_worker(self, number: int) -> Slot | str:
         """The slot of that number, or in words why its worker cannot be replaced."""
-        slot = next((slot for slot in self.slots if slot.number == number), None)
-        if slot is None:
-            known = ", ".join(str(slot.number) for slot in self.slots)
-            return f"there is no slot {number}: they are {known}"
+        slot = self._find(number)
+        if isinstance(slot, str):
+            return slot
         if slot.worker is None or slot.worker.ready is None or slot.doomed:
             return f"slot {number} is {slot.state}: it has no worker that could be replaced"
         return slot
@@ -508,7 +558,7 @@ class Core:
         slot.due = verdict.due
         if verdict.failed:
             slot.advance(SlotEvent.GAVE_UP)
-        facts["next_start_seconds"] = round(verdict.due - now, 3)
+        facts["next_start_seconds"] = None if slot.drain else round(verdict.due - now, 3)
         if booting:
             self.boot_error = death.words
         loss = Loss(now)
@@ -527,7 +577,8 @@ class Core:
 
     def _staff(self, now: float) -> None:
         """Put ready spares into empty worker slots, and waiting requests into serving slots."""
-        empty = [s for s in self.slots if not s.spare and not s.leaving and s.state in EMPTY]
+        wanted = [s for s in self.slots if not s.spare and not s.leaving and not s.drain]
+        empty = [slot for slot in wanted if slot.state in VACANT]
         spares = [s for s in self.slots if s.spare and s.state is SlotState.IDLE and not s.doomed]
         for slot, spare in zip(empty, spares, strict=False):
             self._promote(slot, spare, now)
@@ -537,7 +588,7 @@ class Core:
 
     def _soon_serves(self, slot: Slot, now: float) -> bool:
         """Whether a worker slot is about to have a worker."""
-        if slot.spare or slot.leaving or self.draining:
+        if slot.spare or slot.leaving or slot.drain or self.draining:
             return False
         starts = slot.state is SlotState.BACKOFF and slot.due < now + SOON_SECONDS
         return starts or slot.doomed or slot.state is SlotState.STARTING
@@ -564,7 +615,8 @@ class Core:
             return
         if self.boot_error is None:
             return
-        if all(slot.state in EMPTY and slot.hopeless >= HOPELESS for slot in self.slots):
+        wanted = [slot for slot in self.slots if not slot.drain]
+        if all(slot.state in VACANT and slot.hopeless >= HOPELESS for slot in wanted):
             self.dispatcher.refusal = (Status.BOOT, self.boot_error)
             self.dispatcher.fail_waiting(*self.dispatcher.refusal)
 

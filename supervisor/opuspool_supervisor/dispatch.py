@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING
 
 from opuspool import ops, wire
@@ -21,6 +22,7 @@ from opuspool_supervisor.blame import Blame
 from opuspool_supervisor.journal import Trust
 from opuspool_supervisor.quarantine import Quarantine
 from opuspool_supervisor.records import Client, Lease, Loss, Request, Stream
+from opuspool_supervisor.retrybudget import RetryBudget
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,6 +63,7 @@ class Dispatcher:
 
     Attributes:
         answers: answers to send, by client; the owner takes them out.
+        retries: how often what has killed a worker is run again.
         refusal: what every new request is told while no work can be done; None otherwise.
         queued, in_flight: unanswered requests that wait, or are leased.
     """
@@ -80,17 +83,19 @@ class Dispatcher:
         self.answers: dict[bytes, list[tuple[wire.Row, bytes]]] = defaultdict(list)
         self.quarantine = Quarantine(config.quarantine.packets, config.quarantine.ttl_seconds)
         self._blame = Blame(config.requests.max_attempts, self.quarantine, books)
+        self.retries = RetryBudget(config.requests, books)
         self.refusal: tuple[Status, str] | None = None
         self.queued = 0
         self.in_flight = 0
         self.streams = 0
 
-    def reconfigure(self, config: Config) -> None:
+    def reconfigure(self, config: Config, now: float) -> None:
         """Go by other settings from now on; what has been accepted stays accepted."""
         self._config = config
         self._take_sizes(config)
         self.quarantine.resize(config.quarantine.packets, config.quarantine.ttl_seconds)
         self._blame.reconfigure(config.requests.max_attempts)
+        self.retries.reconfigure(config.requests, now)
 
     def _take_sizes(self, config: Config) -> None:
         self._limits = config.limits
@@ -158,8 +163,8 @@ class Dispatcher:
 
     def _hold(self, request: Request, until: float) -> None:
         stream = request.stream
+        stream.held_until = max(stream.held_until if stream.held else 0.0, until)
         stream.held += 1
-        stream.held_until = max(stream.held_until, until)
         self._held.append((stream.held_until, request))
         self._books.held_requests += 1
 
@@ -258,6 +263,7 @@ class Dispatcher:
             self._bind(stream, slot)
         (slot.bulk if stream.bulk else slot.live).append(request)
         slot.load += request.count
+        slot.suspects += request.blame is not None
 
     def _choose(self, request: Request) -> Slot | None:
         """Where a stream that has no slot goes: suspects together, and nobody else with them."""
@@ -288,12 +294,24 @@ class Dispatcher:
 
     def release_held(self, now: float) -> None:
         """Place the requests that have been held back for long enough."""
+        for stream in self.retries.freed(now):
+            self._set_held_until(stream, now)
         due = [request for until, request in self._held if until <= now]
         if due:
             self._held = [pair for pair in self._held if pair[0] > now]
             for request in due:
                 request.stream.held -= 1
                 self._place(request)
+
+    def _hold_retry(self, stream: Stream, requests: list[Request]) -> None:
+        """Hold back a stream, all of it and in order, until the retry budget gives it back."""
+        self._held = [(inf, request) for request in requests] + self._held
+        stream.held += len(requests)
+        self._set_held_until(stream, inf)
+
+    def _set_held_until(self, stream: Stream, until: float) -> None:
+        stream.held_until = until
+        self._held = [(until if r.stream is stream else due, r) for due, r in self._held]
 
     def rebalance(self) -> None:
         """Move quiet streams from the slot with the most to the one with the fewest."""
@@ -468,6 +486,9 @@ class Dispatcher:
             stream.unsaved = stream.journal.packets
             self._books.streams_moved += 1
         slot.streams.clear()
+        if blamed is not None and blamed.retrying and not self.retries.take(blamed, loss.now):
+            self._hold_retry(blamed, [r for r in requests if r.stream is blamed])
+            requests = [r for r in requests if r.stream is not blamed]
         self.unplaced.extendleft(reversed(requests))
 
     def replace_lost(self, *, another_comes: bool) -> None:

@@ -335,7 +335,7 @@ class Supervisor:
     def _kill(self, instruction: Kill, _now: float) -> None:
         process = self._processes.get(instruction.serial)
         if process is not None:
-            self._log.warning("worker_killed", pid=process.pid, reason=instruction.reason)
+            self._log.debug("worker_killed", pid=process.pid, reason=instruction.reason)
             process.kill(dump=instruction.dump)
 
     def _retire(self, instruction: Retire, _now: float) -> None:

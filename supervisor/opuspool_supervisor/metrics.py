@@ -36,6 +36,10 @@ COUNTERS = {
     "poison_packets": ("poison_packets", "Packets given up because they killed their workers."),
     "quarantine_hits": ("quarantine_hits", "Packets refused because their digest is known."),
     "held_requests": ("held_requests", "Requests held back, of clients that keep killing."),
+    "delayed_retries": (
+        "delayed_retries",
+        "Second attempts that waited for the retry budget.",
+    ),
     "streams_moved": ("streams_moved", "Streams moved to another worker."),
     "streams_handed_over": ("streams_handed_over", "Streams taken over from another supervisor."),
     "checkpoints": ("checkpoints", "Copies of decoder states kept."),
@@ -54,6 +58,10 @@ GAUGES = {
     "in_flight": ("requests_in_flight", "Requests that a worker has in hand."),
     "clients": ("clients", "Connected clients."),
     "quarantine": ("quarantine_packets", "Digests in quarantine."),
+    "retry_budget": (
+        "retry_budget",
+        "Second attempts of killers that may be made at once.",
+    ),
 }
 
 TIMINGS = {

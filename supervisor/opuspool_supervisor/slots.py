@@ -5,10 +5,12 @@
        ├──────EXITED────────┴────────┬────────┴─────────────────┤
        │                             │                          │
        ├──PROMOTED──▶ IDLE           └─ DRAIN ─▶ DRAINING ◀─────┘
-       └──GAVE_UP──▶ FAILED ──SPAWNED──▶ STARTING (one probe)
+       ├──GAVE_UP──▶ FAILED ──SPAWNED──▶ STARTING (one probe)
+       └──EMPTIED──▶ DRAINED ──RESUMED──▶ BACKOFF
 
 A worker slot serves streams. A spare slot holds a warm worker, which a worker slot takes over
-(PROMOTED) when its own has died.
+(PROMOTED) when its own has died. A slot that an operator has drained stays empty until it is
+resumed.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ class SlotState(StrEnum):
     DRAINING = "DRAINING"
     BACKOFF = "BACKOFF"
     FAILED = "FAILED"
+    DRAINED = "DRAINED"
 
 
 class SlotEvent(StrEnum):
@@ -44,6 +47,8 @@ class SlotEvent(StrEnum):
     EXITED = "EXITED"
     PROMOTED = "PROMOTED"
     GAVE_UP = "GAVE_UP"
+    EMPTIED = "EMPTIED"
+    RESUMED = "RESUMED"
 
 
 SERVING = frozenset({SlotState.IDLE, SlotState.BUSY})
@@ -55,15 +60,21 @@ HOPELESS = 3
 RECENT_PACKETS = 16
 """So many of the packets that a worker has decoded are known: damage may show late."""
 
-EMPTY = frozenset({SlotState.BACKOFF, SlotState.FAILED})
+VACANT = frozenset({SlotState.BACKOFF, SlotState.FAILED})
+"""States in which a slot waits for its next process."""
+
+EMPTY = VACANT | {SlotState.DRAINED}
 """States in which a slot has no process."""
 
 TABLE: dict[tuple[SlotState, SlotEvent], SlotState] = {
     (SlotState.BACKOFF, SlotEvent.SPAWNED): SlotState.STARTING,
     (SlotState.BACKOFF, SlotEvent.PROMOTED): SlotState.IDLE,
     (SlotState.BACKOFF, SlotEvent.GAVE_UP): SlotState.FAILED,
+    (SlotState.BACKOFF, SlotEvent.EMPTIED): SlotState.DRAINED,
     (SlotState.FAILED, SlotEvent.SPAWNED): SlotState.STARTING,
     (SlotState.FAILED, SlotEvent.PROMOTED): SlotState.IDLE,
+    (SlotState.FAILED, SlotEvent.EMPTIED): SlotState.DRAINED,
+    (SlotState.DRAINED, SlotEvent.RESUMED): SlotState.BACKOFF,
     (SlotState.STARTING, SlotEvent.READY): SlotState.IDLE,
     (SlotState.STARTING, SlotEvent.DRAIN): SlotState.DRAINING,
     (SlotState.STARTING, SlotEvent.EXITED): SlotState.BACKOFF,
@@ -141,6 +152,7 @@ class Slot:
             before READY counts `HOPELESS`, one by a signal 1; 0 again when one is READY.
         fruitless: exits after READY, but before any work was done, in a row.
         leaving: the settings have no place for it any more; it goes with its worker.
+        drain: an operator wants it empty: it takes nothing new, and gets no next worker.
     """
 
     number: int
@@ -162,6 +174,7 @@ class Slot:
     hopeless: int = 0
     fruitless: int = 0
     leaving: bool = False
+    drain: bool = False
 
     def advance(self, event: SlotEvent) -> None:
         """Follow the table.
@@ -179,7 +192,8 @@ class Slot:
     @property
     def serving(self) -> bool:
         """Whether streams may be placed here."""
-        return self.state in SERVING and not self.spare and not self.doomed and not self.leaving
+        unwanted = self.spare or self.doomed or self.leaving or self.drain
+        return self.state in SERVING and not unwanted
 
     @property
     def doomed(self) -> bool:

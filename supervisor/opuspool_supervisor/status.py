@@ -34,6 +34,7 @@ def report(core: Core, started: float, now: float) -> dict[str, Any]:
         "in_flight": dispatcher.in_flight,
         "clients": len(dispatcher.clients),
         "quarantine": len(dispatcher.quarantine),
+        "retry_budget": dispatcher.retries.left(now),
         "timings": core.timings.as_dict(),
         "history": core.history.as_dict(now),
         "health": core.health,

@@ -30,10 +30,13 @@ if TYPE_CHECKING:
         WireError,
         WorkerBootError,
     )
+    from opuspool.losses import LossCounts, Losses
+    from opuspool.numbered import AsyncNumberedStream, NumberedStream
     from opuspool.pool import Pool, Stream
     from opuspool.version import VERSION as __version__  # noqa: N811  the usual name
 
 __all__ = [
+    "AsyncNumberedStream",
     "AsyncPool",
     "AsyncStream",
     "AuthenticationError",
@@ -42,6 +45,9 @@ __all__ = [
     "DecodeTimeoutError",
     "InvalidFileError",
     "InvalidPacketError",
+    "LossCounts",
+    "Losses",
+    "NumberedStream",
     "OpusPoolError",
     "OverloadedError",
     "PacketError",
@@ -57,9 +63,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AsyncNumberedStream": "numbered",
     "AsyncPool": "aio",
     "AsyncStream": "aio",
     "Config": "config",
+    "LossCounts": "losses",
+    "Losses": "losses",
+    "NumberedStream": "numbered",
     "Pool": "pool",
     "Stream": "pool",
 }

@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from opuspool import calls, eventloop, files, ops
 from opuspool.base import PoolBase, check_open, drain_slot, replace_worker
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
 from opuspool.eventloop import LoopDriver
+from opuspool.numbered import AsyncNumberedStream
 from opuspool.streamformat import StreamFormat
 from opuspool.wire import Flag
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from opuspool.calls import Packet
     from opuspool.config import Config
     from opuspool.connection import Connection
+    from opuspool.losses import Losses
     from opuspool.oggopus import Source
     from opuspool.ops import Op, Outcome
     from opuspool.pcm import Pcm
@@ -119,11 +121,37 @@ class AsyncPool(PoolBase):
     ) -> None:
         await self.close()
 
+    @overload
     def stream(
-        self, sample_rate: int = 16000, channels: int = 1, dtype: SampleType = "float32"
-    ) -> AsyncStream:
+        self,
+        sample_rate: int = ...,
+        channels: int = ...,
+        dtype: SampleType = ...,
+        *,
+        losses: Losses,
+    ) -> AsyncNumberedStream: ...
+
+    @overload
+    def stream(
+        self,
+        sample_rate: int = ...,
+        channels: int = ...,
+        dtype: SampleType = ...,
+        *,
+        losses: None = ...,
+    ) -> AsyncStream: ...
+
+    def stream(
+        self,
+        sample_rate: int = 16000,
+        channels: int = 1,
+        dtype: SampleType = "float32",
+        *,
+        losses: Losses | None = None,
+    ) -> AsyncStream | AsyncNumberedStream:
         """Open a live stream, for `async with`; see `Pool.stream`."""
-        return self._stream(StreamFormat(sample_rate, channels, dtype))
+        stream = self._stream(StreamFormat(sample_rate, channels, dtype))
+        return stream if losses is None else AsyncNumberedStream(stream, losses)
 
     async def decode(
         self,

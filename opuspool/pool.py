@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from opuspool import calls, files, ops
 from opuspool.base import PoolBase, check_open, drain_slot, replace_worker
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
+from opuspool.numbered import NumberedStream
 from opuspool.streamformat import StreamFormat
 from opuspool.wire import Flag
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from opuspool.config import Config
     from opuspool.connection import Connection
     from opuspool.eventloop import LoopDriver
+    from opuspool.losses import Losses
     from opuspool.oggopus import Source
     from opuspool.ops import Op, Outcome
     from opuspool.pcm import Pcm
@@ -110,17 +112,44 @@ class Pool(PoolBase):
         """End the pool, with its private supervisor; calls under way get `PoolClosedError`."""
         self._shut()
 
+    @overload
     def stream(
-        self, sample_rate: int = 16000, channels: int = 1, dtype: SampleType = "float32"
-    ) -> Stream:
+        self,
+        sample_rate: int = ...,
+        channels: int = ...,
+        dtype: SampleType = ...,
+        *,
+        losses: Losses,
+    ) -> NumberedStream: ...
+
+    @overload
+    def stream(
+        self,
+        sample_rate: int = ...,
+        channels: int = ...,
+        dtype: SampleType = ...,
+        *,
+        losses: None = ...,
+    ) -> Stream: ...
+
+    def stream(
+        self,
+        sample_rate: int = 16000,
+        channels: int = 1,
+        dtype: SampleType = "float32",
+        *,
+        losses: Losses | None = None,
+    ) -> Stream | NumberedStream:
         """Open a live stream; its decoder's state is kept between packets.
 
         Args:
             sample_rate: Hz; 8000, 12000, 16000, 24000 or 48000.
             channels: 1 or 2.
             dtype: "float32", in [-1, 1], or "int16".
+            losses: packets have numbers, and losses are filled by them: a `NumberedStream`.
         """
-        return self._stream(StreamFormat(sample_rate, channels, dtype))
+        stream = self._stream(StreamFormat(sample_rate, channels, dtype))
+        return stream if losses is None else NumberedStream(stream, losses)
 
     def decode(
         self,

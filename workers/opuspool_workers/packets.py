@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from opuspool.packetframes import length, without_padding
 from opuspool.streamformat import MAX_PACKET_BYTES
 from opuspool.toc import FRAME_UNITS, MAX_UNITS
 
@@ -34,7 +35,7 @@ def _two_equal(size: int) -> str | None:
 
 
 def _two_different(packet: bytes) -> str | None:
-    first, at = _length(packet, 1, len(packet))
+    first, at = length(packet, 1, len(packet))
     if first < 0 or at + first > len(packet):
         return "R4: the first frame's length does not fit the packet"
     return _frame(len(packet) - at - first)
@@ -51,21 +52,10 @@ def _many(packet: bytes) -> str | None:
         return f"R5: {units * 2.5:g} ms of audio, more than 0 and at most 120 ms"
     at = 2
     if count & 64:
-        at, end = _padding(packet, at, end)
+        at, end = without_padding(packet, at, end)
     if at > end:
         return "R6, R7: the padding does not fit the packet"
     return _variable(packet, at, end, frames) if count & 128 else _constant(end - at, frames)
-
-
-def _padding(packet: bytes, at: int, end: int) -> tuple[int, int]:
-    """Where the frames begin and end without the padding; begin > end: it does not fit."""
-    while at < len(packet):
-        byte = packet[at]
-        at += 1
-        if byte < 255:
-            return at, end - byte
-        end -= 254
-    return 1, 0
 
 
 def _constant(size: int, frames: int) -> str | None:
@@ -77,25 +67,13 @@ def _constant(size: int, frames: int) -> str | None:
 def _variable(packet: bytes, at: int, end: int, frames: int) -> str | None:
     total = 0
     for _ in range(frames - 1):
-        length, at = _length(packet, at, end)
-        if length < 0:
+        size, at = length(packet, at, end)
+        if size < 0:
             return "R7: a frame's length is missing"
-        total += length
+        total += size
     if at + total > end:
         return "R7: the frames do not fit the packet"
     return _frame(end - at - total)
-
-
-def _length(packet: bytes, at: int, end: int) -> tuple[int, int]:
-    """A frame's length and where what follows begins (RFC 6716, 3.2.1); -1: it is missing."""
-    if at >= end:
-        return -1, at
-    first = packet[at]
-    if first < 252:
-        return first, at + 1
-    if at + 1 >= end:
-        return -1, at
-    return 4 * packet[at + 1] + first, at + 2
 
 
 def _frame(size: int) -> str | None:

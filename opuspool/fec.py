@@ -3,7 +3,7 @@
 SILK calls it LBRR, low bit-rate redundancy (RFC 6716, 4.2.2). Whether it is there stands in the
 header bits at the front of a packet's first frame (RFC 6716, 4.2.3):
 
-    n x VAD flag, LBRR flag     for each channel, mid before side; n = 20 ms frames of SILK, at least 1
+    n x VAD flag, LBRR flag     of each channel, mid before side; n frames of 20 ms, or 1 of 10 ms
 
 Each is a bit of probability 1/2, so that the range coder leaves them readable as they are: they
 are the first byte's bits from the top. libopus reads them the same way

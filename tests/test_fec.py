@@ -49,7 +49,7 @@ def says_libopus(packet: bytes) -> bool:
     """What all versions say."""
     answers = {library.opus_packet_has_lbrr(packet, len(packet)) for library in libraries()}
     assert len(answers) == 1
-    return answers.pop() > 0
+    return bool(answers.pop() > 0)
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -113,4 +113,4 @@ def _first_frame_is_a_pause(packet: bytes) -> bool:
     sizes = (ctypes.c_int16 * 48)()
     library = libraries()[0]
     count = library.opus_packet_parse(packet, c_int32(len(packet)), None, None, sizes, None)
-    return count > 0 and sizes[0] < 2
+    return bool(count > 0 and sizes[0] < 2)

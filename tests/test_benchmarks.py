@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import argparse
 import json
 import signal
 import subprocess
@@ -45,6 +46,30 @@ def test_live_streams_lose_nothing_to_kills_and_bulk_work(tmp_path: Path) -> Non
     assert 1 <= result["restarts"] <= 2  # of the last one the supervisor may not know yet
     assert result["bulk_packets"] > 0
     assert result["lost"] == 0
+
+
+def test_the_incidents_service_outlives_its_workers(tmp_path: Path) -> None:
+    figures = run(tmp_path, "incident.py", "--requests", "200", "--kill-seconds", "0.3")
+    assert (figures["failed"], figures["wrong"], figures["service_deaths"]) == (0, 0, 0)
+    assert figures["kills"]
+    assert figures["restarts"] == figures["kills"]
+
+
+def test_a_service_that_dies_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has not answered has failed."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import incident
+
+    script = tmp_path / "service.py"
+    facts = {"ended": {"right": 7, "wrong": 1}, "seconds": 1.0, "kills": {}, "restarts": {}}
+    script.write_text(
+        f"import json, os, signal\nprint(json.dumps({facts}), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGSEGV)\n"
+    )
+    monkeypatch.setattr(incident, "__file__", str(script))
+    figures = incident.measure(argparse.Namespace(requests=10))
+    assert (figures["failed"], figures["wrong"], figures["service_deaths"]) == (3, 1, 1)
+    assert figures["service_end"] == "SIGSEGV"
 
 
 def test_a_search_ends_at_the_largest_number_that_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ class Losses:
     Attributes:
         max_fill_seconds: a longer gap is not filled: the stream goes on as if there were none, and
             counts a `reset`. It bounds what one packet can cost: 5 s of 20 ms packets are 250
-            operations, about 2 ms of a worker.
+            operations, about 5 ms of a worker.
         reorder_packets: so many packets wait for a missing one, at most. 0 waits for none: right
             for TCP and WebSocket, which reorder nothing, and for the least latency. Over UDP 1 to 3
             save most that are overtaken, and cost as many packets of latency at each loss.

@@ -24,6 +24,7 @@ from opuspool.compat.opus_packet_decoder import (
     OpusPacketDecoder,
     OpusPacketDecodingPipeline,
 )
+from opuspool.losses import Losses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -200,6 +201,19 @@ def test_numbered_packets_over_a_bad_network_keep_their_time() -> None:
     assert stats.seq == order[-1]
     assert stats.decode_fail_total == 0, "late and double packets are no failures"
     assert stats.total_decoded_samples == 320 * len(packets)
+
+
+def test_overtaken_packets_are_waited_for_where_that_is_wanted() -> None:
+    packets = PACKETS[:4]
+    pipeline = OpusPacketDecodingPipeline(with_seq=True, losses=Losses(reorder_packets=1))
+    for number in (0, 2, 1):
+        pipeline.feed_data(framed([packets[number]], first=number))
+    assert pipeline.read_pcm16(10**9) == int16(golden(packets[:3]))
+    pipeline.feed_data(framed([packets[3]], first=4))
+    assert pipeline.available_samples() == 0
+    pipeline.flush()
+    assert pipeline.get_stats().buffer_samples == 2 * 320
+    assert pipeline.get_stats().total_decoded_samples == 5 * 320
 
 
 def test_a_pipeline_that_is_reset_is_as_new() -> None:

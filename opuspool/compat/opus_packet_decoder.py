@@ -127,6 +127,13 @@ class OpusPacketDecoder:
         """
         return self._decode(opus_packet, seq)[0]
 
+    def flush(self) -> bytes:
+        """Decode what waits for a missing packet: at the end, with `losses.reorder_packets`."""
+        stream = self._stream
+        if not isinstance(stream, NumberedStream):
+            return b""
+        return self._run(lambda _: stream.flush())[0]
+
     def close(self) -> None:
         """Give the decoder back, as its end does by itself; the next packet makes another."""
         with self._lock:
@@ -282,10 +289,13 @@ class OpusPacketDecodingPipeline:
         if not packets:
             return
         for pcm16, well in self.decoder.decode_each(packets):
-            self._count(pcm16, well=well)
-            self.ring_buffer.write(pcm16)
+            self._count(well=well)
+            self._write(pcm16)
         self.stats.seq = packets[-1][0]
-        self.stats.buffer_samples = self.ring_buffer.available_samples()
+
+    def flush(self) -> None:
+        """Decode what waits for a missing packet: at the end, with `losses.reorder_packets`."""
+        self._write(self.decoder.flush())
 
     def read_pcm16(self, samples: int) -> bytes:
         """Take the oldest PCM: `samples` int16 values of all channels together, at most."""
@@ -311,13 +321,16 @@ class OpusPacketDecodingPipeline:
         self.decoder.close()
         self.stats = AudioStats()
 
-    def _count(self, pcm16: bytes, *, well: bool) -> None:
-        stats = self.stats
-        if not well:
-            stats.consecutive_decode_fails += 1
-            stats.decode_fail_total += 1
+    def _count(self, *, well: bool) -> None:
+        if well:
+            self.stats.consecutive_decode_fails = 0
         else:
-            stats.consecutive_decode_fails = 0
+            self.stats.consecutive_decode_fails += 1
+            self.stats.decode_fail_total += 1
+
+    def _write(self, pcm16: bytes) -> None:
         if pcm16:
-            stats.last_decode_samples = len(pcm16) // 2
-            stats.total_decoded_samples += len(pcm16) // 2
+            self.ring_buffer.write(pcm16)
+            self.stats.last_decode_samples = len(pcm16) // 2
+            self.stats.total_decoded_samples += len(pcm16) // 2
+        self.stats.buffer_samples = self.ring_buffer.available_samples()

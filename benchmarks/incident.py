@@ -19,6 +19,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ from opuspool.compat.defaultpool import default_pool
 from opuspool.compat.opus_packet_decoder import OpusPacketDecoder, OpusPacketDecodingPipeline
 
 REPORT_SECONDS = 0.5
+
+STATUS_SECONDS = 60.0
+"""A busy machine answers in this time."""
+
+COUNTED_SECONDS = 10.0
+"""The last kill is counted within this time, if it hit a worker that lived."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +115,12 @@ class Killer(threading.Thread):
     def run(self) -> None:
         """Kill until told to stop."""
         while not self._over.wait(self._seconds):
-            serving = pids(self._pool.status())
-            if serving:
-                number = self._rng.choice(list(REASONS))
+            status = self._pool.status(STATUS_SECONDS)
+            serving = pids(status)
+            if not serving or deaths(status) < self.kills.total():
+                continue  # the one before is not counted yet
+            number = self._rng.choice(list(REASONS))
+            with suppress(ProcessLookupError):  # it has ended by itself just now
                 os.kill(self._rng.choice(serving), number)
                 self.kills[REASONS[number]] += 1
 
@@ -143,7 +153,8 @@ def serve(arguments: argparse.Namespace) -> None:
     killer.stop()
     for future in answering:
         future.result()
-    while deaths(pool.status()) < killer.kills.total():
+    end = time.monotonic() + COUNTED_SECONDS
+    while deaths(pool.status(STATUS_SECONDS)) < killer.kills.total() and time.monotonic() < end:
         time.sleep(0.01)
     _tell(service, killer, pool, began)
     compat.close()
@@ -154,7 +165,7 @@ def _tell(service: Service, killer: Killer, pool: opuspool.Pool, began: float) -
         "ended": service.ended,
         "seconds": round(time.monotonic() - began, 1),
         "kills": killer.kills,
-        "restarts": pool.status()["counters"]["worker_restarts"],
+        "restarts": pool.status(STATUS_SECONDS)["counters"]["worker_restarts"],
     }
     print(json.dumps(facts), flush=True)
 

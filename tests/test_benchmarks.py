@@ -52,7 +52,8 @@ def test_the_incidents_service_outlives_its_workers(tmp_path: Path) -> None:
     figures = run(tmp_path, "incident.py", "--requests", "200", "--kill-seconds", "0.3")
     assert (figures["failed"], figures["wrong"], figures["service_deaths"]) == (0, 0, 0)
     assert figures["kills"]
-    assert figures["restarts"] == figures["kills"]
+    for reason, kills in figures["kills"].items():
+        assert figures["restarts"][reason] >= kills
 
 
 def test_a_service_that_dies_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

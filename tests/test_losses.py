@@ -198,6 +198,13 @@ def test_no_more_packets_wait_than_may() -> None:
     assert receiver.take(5, plain(5)) == ["plc", "3", "4", "5"]
 
 
+def test_what_waits_does_not_make_a_number_look_far_off() -> None:
+    receiver = Receiver(max_fill_seconds=0, reorder_packets=2)
+    assert take_all(receiver, [1, 3, 4]) == ["1"]
+    assert receiver.take(5, plain(5)) == ["3", "4", "5"]
+    assert receiver.counts == LossCounts(decoded=4, reset=1)
+
+
 def test_flush_waits_no_longer() -> None:
     receiver = Receiver(reorder_packets=2)
     assert take_all(receiver, [1, 3], with_fec) == ["1"]

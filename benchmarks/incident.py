@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -97,6 +98,18 @@ def _verdict(pcm: bytes, right: bytes) -> str:
     return "failed" if len(pcm) < len(right) else "wrong"
 
 
+class Reasons(logging.Handler):
+    """Counts what the classes log of failures, without the figures in it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.seen: Counter[str] = Counter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count a line."""
+        self.seen[re.sub(r"\d+", "N", record.getMessage())] += 1
+
+
 class Killer(threading.Thread):
     """Kills a worker that serves, again and again, by SIGSEGV, SIGKILL or SIGABRT.
 
@@ -132,7 +145,8 @@ class Killer(threading.Thread):
 
 def serve(arguments: argparse.Namespace) -> None:
     """Be the service; how far it is goes to the standard output, a JSON object a line."""
-    logging.disable()  # a line for each failure would be in the way
+    reasons = Reasons()
+    logging.basicConfig(level=logging.WARNING, handlers=[reasons])
     compat.configure(workers=arguments.workers)
     pool = default_pool()
     service = Service(arguments.seconds)
@@ -148,7 +162,7 @@ def serve(arguments: argparse.Namespace) -> None:
     with ThreadPoolExecutor(arguments.threads) as executor:
         answering = [executor.submit(answer) for _ in range(arguments.threads)]
         while not all(future.done() for future in answering):
-            _tell(service, killer, pool, began)
+            _tell(service, killer, reasons, began)
             time.sleep(REPORT_SECONDS)
     killer.stop()
     for future in answering:
@@ -156,16 +170,17 @@ def serve(arguments: argparse.Namespace) -> None:
     end = time.monotonic() + COUNTED_SECONDS
     while deaths(pool.status(STATUS_SECONDS)) < killer.kills.total() and time.monotonic() < end:
         time.sleep(0.01)
-    _tell(service, killer, pool, began)
+    _tell(service, killer, reasons, began)
     compat.close()
 
 
-def _tell(service: Service, killer: Killer, pool: opuspool.Pool, began: float) -> None:
+def _tell(service: Service, killer: Killer, reasons: Reasons, began: float) -> None:
     facts = {
         "ended": service.ended,
         "seconds": round(time.monotonic() - began, 1),
         "kills": killer.kills,
-        "restarts": pool.status(STATUS_SECONDS)["counters"]["worker_restarts"],
+        "restarts": default_pool().status(STATUS_SECONDS)["counters"]["worker_restarts"],
+        "reasons": reasons.seen,
     }
     print(json.dumps(facts), flush=True)
 
@@ -173,7 +188,7 @@ def _tell(service: Service, killer: Killer, pool: opuspool.Pool, began: float) -
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the service in a process of its own, and look how that ends."""
     command = [sys.executable, __file__, "--serve", *sys.argv[1:]]
-    last: dict[str, Any] = {"ended": {}, "seconds": 0.0, "kills": {}, "restarts": {}}
+    last: dict[str, Any] = {"ended": {}, "seconds": 0.0, "kills": {}, "restarts": {}, "reasons": {}}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -188,6 +203,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "seconds": last["seconds"],
         "kills": last["kills"],
         "restarts": {reason: n for reason, n in last["restarts"].items() if n},
+        "reasons": last["reasons"],
         "service_deaths": int(process.returncode != 0),
         "service_end": _end(process.returncode),
     }

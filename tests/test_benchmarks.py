@@ -62,7 +62,13 @@ def test_a_service_that_dies_is_counted(tmp_path: Path, monkeypatch: pytest.Monk
     import incident
 
     script = tmp_path / "service.py"
-    facts = {"ended": {"right": 7, "wrong": 1}, "seconds": 1.0, "kills": {}, "restarts": {}}
+    facts = {
+        "ended": {"right": 7, "wrong": 1},
+        "seconds": 1.0,
+        "kills": {},
+        "restarts": {},
+        "reasons": {},
+    }
     script.write_text(
         f"import json, os, signal\nprint(json.dumps({facts}), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGSEGV)\n"

@@ -73,6 +73,13 @@ def test_every_recording_is_read_as_libopus_reads_it() -> None:
             assert has_fec(packet) == says_libopus(packet), stream.name
 
 
+def test_a_pause_that_was_not_sent_has_no_fec() -> None:
+    """A frame of one byte, whatever its bits say: libopus conceals it (`opus_decode_frame`)."""
+    assert has_fec(b"\x08\xff\xff")
+    assert not has_fec(b"\x08\xff")
+    assert not has_fec(b"\x08")
+
+
 @example(b"\x08\xff")  # one byte of sound: concealed, whatever its bits say
 @example(b"\x0b\x82\x01\xff\xff\xff")
 @example(b"\x0b\x42\xff\xff")

@@ -62,7 +62,7 @@ def test_a_daemon_serves_without_a_console_and_inside_a_job(tmp_path: Path) -> N
     outer = winprocess.Job()
     command = [str(PYTHONS / "pythonw.exe"), "-m", "opuspool_supervisor", "--config", str(config)]
     with subprocess.Popen(command, creationflags=subprocess.DETACHED_PROCESS) as daemon:
-        outer.add(daemon)  # type: ignore[arg-type]  # its pipes are of no matter
+        outer.add(daemon)
         wait_until((tmp_path / "keys.json").exists, 90, "its keys are made")
         pids = serve(config, address)
         psutil.Process(pids[-1]).suspend()

@@ -19,12 +19,16 @@ wine_pids() {
     done 2>/dev/null
 }
 
-# Ends all of this prefix; other prefixes are left alone.
-stop_wine() {
-    if [ -d "$WINEPREFIX" ]; then timeout 60 "$server" -k 2>/dev/null || true; fi
+kill_wine() {
     while pids=$(wine_pids) && [ -n "$pids" ]; do
         # shellcheck disable=SC2086 # $pids are words
         kill -9 $pids 2>/dev/null || true
         sleep 0.1
     done
+}
+
+# Ends all of this prefix; other prefixes are left alone.
+stop_wine() {
+    if [ -d "$WINEPREFIX" ]; then timeout 60 "$server" -k 2>/dev/null || true; fi
+    kill_wine
 }

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from opuspool.config import Config
 
-START_SECONDS = 20.0
-"""A supervisor that has not said where it listens by then will not."""
+START_SECONDS = 60.0
+"""A supervisor that has not said where it listens by then will not; where it ends, nobody waits."""
 
 STOP_SECONDS = 5.0
 """A supervisor that has not left by then is killed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -35,13 +36,15 @@ def configure(level: str) -> Any:
         level: the lowest level that is written: debug, info, warning or error.
     """
     set_level(level)
+    # Python has no standard error in a window program or a service (Windows): nobody would read it.
+    stream = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  # to the end
     processors: list[structlog.typing.Processor] = [
         _threshold,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if sys.stderr.isatty():
+    if stream.isatty():
         processors.append(structlog.dev.ConsoleRenderer())
     else:
         processors += [
@@ -51,7 +54,7 @@ def configure(level: str) -> Any:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
     return structlog.get_logger("opuspool.supervisor")

@@ -96,6 +96,30 @@ static int fault_heap(const struct call *call)
     return FORWARD;
 }
 
+/* The same as an exception that nothing catches, which Windows makes of no other. */
+static int fault_corrupt(const struct call *call)
+{
+    (void)call;
+    RaiseException((DWORD)CORRUPTED, EXCEPTION_NONCONTINUABLE, 0, NULL);
+    return FORWARD;
+}
+
+/* The incident's own call; through a pointer, so that it is one. */
+static int fault_memset(const struct call *call)
+{
+    void *(*volatile set)(void *, int, size_t) = memset;
+    (void)call;
+    set((void *)(uintptr_t)0x208F210000, 1, 10);
+    return FORWARD;
+}
+
+static int fault_slow(const struct call *call)
+{
+    (void)call;
+    Sleep(50);
+    return FORWARD;
+}
+
 static int fault_loop(const struct call *call)
 {
     (void)call;
@@ -124,7 +148,8 @@ static const struct {
     {"segv", fault_segv},   {"overrun", fault_overrun},   {"ill", fault_ill},
     {"fpe", fault_fpe},     {"stack", fault_stack},       {"abort", fault_abort},
     {"heap", fault_heap},   {"failfast", fault_failfast}, {"loop", fault_loop},
-    {"sleep", fault_sleep}, {"exit", fault_exit},
+    {"sleep", fault_sleep}, {"exit", fault_exit},         {"corrupt", fault_corrupt},
+    {"slow", fault_slow},   {"memset", fault_memset},
 };
 
 struct job {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import faults
 import numpy as np
+import psutil
 import recordings
 import reference
 from waiting import wait_until
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import pytest
+
     import opuspool
 
 SETTINGS = """
 [workers]
+{workers}
 start_seconds = 60.0
 hang_seconds = {hang}
 [restart]
@@ -37,20 +41,34 @@ directory = {crashes}
 """Wine on a busy machine is slow; and deaths on purpose are not to be waited for."""
 
 
-def settings(folder: Path, *, hang: float = 5.0, supervisor: str = "") -> Path:
+def settings(folder: Path, *, hang: float = 20.0, supervisor: str = "", workers: str = "") -> Path:
     """Write settings into a folder; its crash reports go to `crashes` there."""
     path = folder / "config.toml"
-    body = SETTINGS.format(hang=hang, crashes=json.dumps(str(folder / "crashes")))
+    crashes = json.dumps(str(folder / "crashes"), ensure_ascii=False)
+    body = SETTINGS.format(hang=hang, workers=workers, crashes=crashes)
     path.write_text(f"[supervisor]\n{supervisor}\n{body}", encoding="utf-8")
     return path
 
 
-def faulting() -> dict[str, str]:
-    """The variables that let a process decode with the faulting opus.dll."""
-    return {
-        "OPUSPOOL_LIBOPUS": os.environ["FAULTOPUS_DLL"],
-        "OPUSPOOL_FAULT_REAL": str(reference.real_libopus()),
-    }
+def daemon_settings(folder: Path, *, port: int = 0, workers: str = "") -> tuple[Path, str]:
+    """The same for a daemon, with keys of its own; returns its address too."""
+    address = f"tcp://127.0.0.1:{port or free_port()}"
+    keys = json.dumps(str(folder / "keys.json"), ensure_ascii=False)
+    supervisor = f'endpoint = "{address}"\nkeys = {keys}'
+    return settings(folder, supervisor=supervisor, workers=workers), address
+
+
+def use_faulting(patch: pytest.MonkeyPatch, tokens: Path | None = None) -> None:
+    """Let what is started from now on decode with the faulting opus.dll.
+
+    Args:
+        patch: undoes it.
+        tokens: where faults that happen once note that they have happened.
+    """
+    patch.setenv("OPUSPOOL_LIBOPUS", os.environ["FAULTOPUS_DLL"])
+    patch.setenv("OPUSPOOL_FAULT_REAL", str(reference.real_libopus()))
+    if tokens is not None:
+        patch.setenv("OPUSPOOL_FAULT_TOKENS", str(tokens))
 
 
 class Speaker:
@@ -80,6 +98,17 @@ class Speaker:
 
     def close(self) -> None:
         self._stream.close()
+
+
+def pids(pool: opuspool.Pool) -> list[int]:
+    """Of all workers that run."""
+    status = pool.status()
+    return [slot["pid"] for slot in status["workers"] + status["spares"] if slot["pid"]]
+
+
+def gone(old: list[int], seconds: float = 20) -> None:
+    """Wait until none of these processes is there."""
+    wait_until(lambda: not any(map(psutil.pid_exists, old)), seconds, "they are gone")
 
 
 def restarts(pool: opuspool.Pool) -> dict[str, int]:
@@ -126,6 +155,15 @@ class Daemon:
     def logged(self, event: str) -> Callable[[], bool]:
         return lambda: any(f'"{event}"' in line for line in list(self.lines))
 
+    def events(self, name: str) -> list[tuple[int, dict[str, Any]]]:
+        """What it has logged under this name, each with the number of its line."""
+        found = [
+            (number, json.loads(line))
+            for number, line in enumerate(list(self.lines))
+            if line.startswith("{")
+        ]
+        return [(number, event) for number, event in found if event["event"] == name]
+
     def wait(self, seconds: float = 60) -> int:
         """Its exit code, when it has ended and all of its log is there."""
         code = self.process.wait(seconds)
@@ -139,7 +177,7 @@ def daemon(command: list[str], flags: int = 0) -> Iterator[Daemon]:
     running = Daemon(command, flags)
     try:
         ready = running.logged("worker_ready")
-        wait_until(lambda: ready() or running.process.poll() is not None, 90, "a worker is ready")
+        wait_until(lambda: ready() or running.process.poll() is not None, 300, "a worker is ready")
         assert running.process.poll() is None, running.lines
         yield running
     finally:

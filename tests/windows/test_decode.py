@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import psutil
 import pytest
 import recordings
 import reference
@@ -73,6 +74,30 @@ def test_an_invalid_packet_is_refused_and_the_stream_goes_on(pool: opuspool.Pool
         with pytest.raises(opuspool.InvalidPacketError):
             stream.decode(b"\xff\xff")
         assert np.array_equal(stream.decode(packet), reference.golden([packet]))
+
+
+def test_paths_may_have_spaces_and_any_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libopus, settings, a recording, crash reports: checkpoints need the library's path too."""
+    folder = tmp_path / "Ünder wäy, ключ 鍵"
+    folder.mkdir()
+    library, recording = folder / "öpus 1.dll", folder / "Sprache 語.opus"
+    library.write_bytes(reference.real_libopus().read_bytes())
+    recording.write_bytes(SPEECH.read_bytes())
+    monkeypatch.setenv("OPUSPOOL_LIBOPUS", str(library))
+    with opuspool.Pool(workers=1, spares=0, config=lane.settings(folder)) as pool:
+        assert len(pool.decode_file(recording)) > 16000
+        assert Path(pool.status()["libopus"]["path"]) == library
+        speaker = lane.Speaker(pool)
+        speaker.say(300)
+        psutil.Process(*lane.pids(pool)).kill()
+        speaker.say(5)
+        counters = pool.status()["counters"]
+        assert counters["checkpoints"] > 0
+        assert counters["inexact_rebuilds"] == 0
+    (report,) = lane.reports(folder, 1)
+    assert report["versions"]["libopus_path"] == str(library)
 
 
 def test_tasks_decode(tmp_path: Path) -> None:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
+from contextlib import contextmanager
+from subprocess import PIPE, Popen
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 from waiting import wait_until
-from windows import lane
+from windows import lane, processes
 
 import opuspool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 assert sys.platform == "win32"
-
-
-def workers(pool: opuspool.Pool) -> list[int]:
-    status = pool.status()
-    return [slot["pid"] for slot in status["workers"] + status["spares"] if slot["pid"]]
 
 
 def await_recovery(pool: opuspool.Pool, kills: int, threads: list[threading.Thread]) -> None:
@@ -38,7 +35,6 @@ def await_recovery(pool: opuspool.Pool, kills: int, threads: list[threading.Thre
     wait_until(goes_on, 60, "it goes on")
 
 
-@pytest.mark.smoke
 def test_streams_go_on_when_workers_are_ended_under_load(tmp_path: Path) -> None:
     with opuspool.Pool(workers=2, spares=1, config=lane.settings(tmp_path)) as pool:
         speakers = [lane.Speaker(pool, seed) for seed in range(3)]
@@ -55,7 +51,7 @@ def test_streams_go_on_when_workers_are_ended_under_load(tmp_path: Path) -> None
             thread.start()
         kills = 0
         while any(thread.is_alive() for thread in threads) and kills < 6:
-            psutil.Process(workers(pool)[kills % 2]).kill()  # TerminateProcess
+            psutil.Process(lane.pids(pool)[kills % 2]).kill()  # TerminateProcess
             kills += 1
             await_recovery(pool, kills, threads)
         for thread in threads:
@@ -66,26 +62,39 @@ def test_streams_go_on_when_workers_are_ended_under_load(tmp_path: Path) -> None
         assert pool.status()["counters"]["inexact_rebuilds"] == 0
 
 
-@pytest.mark.smoke
 def test_workers_go_with_their_supervisor_and_the_stream_goes_on(tmp_path: Path) -> None:
     with opuspool.Pool(workers=2, spares=1, config=lane.settings(tmp_path)) as pool:
         speaker = lane.Speaker(pool)
         speaker.say(300)
-        old, supervisor = workers(pool), pool.status()["supervisor"]["pid"]
+        old, supervisor = lane.pids(pool), pool.status()["supervisor"]["pid"]
         psutil.Process(supervisor).kill()
-        wait_until(lambda: not any(map(psutil.pid_exists, old)), 5, "its workers are gone")
+        lane.gone(old)
         speaker.say(100)
         assert pool.status()["supervisor"]["pid"] != supervisor
 
 
-def test_a_hung_worker_goes_with_its_supervisor_too(
+@pytest.mark.smoke
+def test_suspended_workers_go_with_their_supervisor(tmp_path: Path) -> None:
+    """They cannot see it go: nothing but the job object can end them."""
+    with opuspool.Pool(workers=1, spares=1, config=lane.settings(tmp_path)) as pool:
+        speaker = lane.Speaker(pool)
+        speaker.say(20)
+        old, supervisor = lane.pids(pool), pool.status()["supervisor"]["pid"]
+        for pid in old:
+            psutil.Process(pid).suspend()
+        psutil.Process(supervisor).kill()
+        lane.gone(old)
+        speaker.say(20)  # with the pool's next supervisor
+
+
+def test_a_worker_stuck_in_c_goes_with_its_supervisor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in lane.faulting().items():
-        monkeypatch.setenv(name, value)
+    """It holds the GIL, so that its own thread cannot see the supervisor go."""
+    lane.use_faulting(monkeypatch)
     config = lane.settings(tmp_path, hang=60.0)
     with opuspool.Pool(workers=1, spares=0, config=config) as pool:
-        (worker,) = workers(pool)
+        (worker,) = lane.pids(pool)
         supervisor = pool.status()["supervisor"]["pid"]
         speaker = lane.Speaker(pool)
         speaker.say(2)
@@ -93,7 +102,7 @@ def test_a_hung_worker_goes_with_its_supervisor_too(
         hang.start()
         wait_until(lambda: psutil.Process(worker).cpu_times().user > 1, 60, "it hangs")
         psutil.Process(supervisor).kill()
-        wait_until(lambda: not psutil.pid_exists(worker), 5, "the job object has ended it")
+        lane.gone([worker])
     hang.join(60)  # the successor's worker hangs as well, until the pool is closed
     assert not hang.is_alive()
 
@@ -108,22 +117,30 @@ if sys.argv[2] == "wait":
 """
 
 
+@contextmanager
+def client(program: Path | str, folder: Path, how: str) -> Iterator[tuple[Popen[str], list[int]]]:
+    """A process with a pool; gives it, and the pids of supervisor and workers."""
+    with Popen(
+        [str(program), "-c", CLIENT, str(lane.settings(folder)), how],
+        env=os.environ | {"REAL_PYTHON": sys.executable},
+        stdin=PIPE,
+        stdout=PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        pids = [int(word) for word in process.stdout.readline().split()]
+        assert len(pids) == 3
+        yield process, pids
+
+
 @pytest.mark.parametrize("how", ["wait", "leave"])
 def test_everything_goes_with_the_client(tmp_path: Path, how: str) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", CLIENT, str(lane.settings(tmp_path)), how],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as client:
-        assert client.stdout is not None
-        pids = [int(word) for word in client.stdout.readline().split()]
-        assert len(pids) == 3
+    with client(sys.executable, tmp_path, how) as (process, pids):
         if how == "wait":
             assert all(map(psutil.pid_exists, pids))
-            client.kill()
-        client.wait(60)
-        wait_until(lambda: not any(map(psutil.pid_exists, pids)), 15, "nothing is left")
+            process.kill()
+        process.wait(60)
+        lane.gone(pids)
 
 
 def test_a_virtual_environments_launcher_is_seen_through(tmp_path: Path) -> None:
@@ -133,20 +150,8 @@ def test_a_virtual_environments_launcher_is_seen_through(tmp_path: Path) -> None
     launcher = folder / "launcher.exe"
     with open(os.environ["LAUNCHER_EXE"], "rb") as file:  # noqa: PTH123  # Z:/… as it is
         launcher.write_bytes(file.read())
-    script = CLIENT + (
-        "from windows import processes\n"
-        "assert sys.executable.endswith('launcher.exe'), sys.executable\n"
-        "for pid in [status['supervisor']['pid'], status['workers'][0]['pid']]:\n"
-        "    print(processes.names()[pid], flush=True)\n"
-        "pool.close()\n"
-    )
-    done = subprocess.run(
-        [str(launcher), "-c", script, str(lane.settings(folder)), "leave"],
-        env=os.environ | {"REAL_PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[3:] == ["python.exe", "python.exe"]
+    with client(launcher, folder, "wait") as (process, pids):
+        assert {processes.names()[pid] for pid in pids} == {"python.exe"}
+        assert list(processes.names().values()).count("launcher.exe") == 1, "only the client's own"
+        process.kill()
+        lane.gone(pids)

@@ -49,7 +49,7 @@ def test_live_streams_lose_nothing_to_kills_and_bulk_work(tmp_path: Path) -> Non
 
 
 def test_the_incidents_service_outlives_its_workers(tmp_path: Path) -> None:
-    figures = run(tmp_path, "incident.py", "--requests", "200", "--kill-seconds", "0.3")
+    figures = run(tmp_path, "incident.py", "--requests", "80", "--kill-seconds", "0.2")
     assert (figures["failed"], figures["wrong"], figures["service_deaths"]) == (0, 0, 0)
     assert figures["kills"]
     for reason, kills in figures["kills"].items():

@@ -70,7 +70,8 @@ async def measure(
         async def repeat(one: Work) -> None:
             nonlocal counted
             while time.perf_counter() < ends:
-                counted += await one()
+                packets = await one()
+                counted += packets  # not in one: what was counted meanwhile would be lost
 
         tasks = [asyncio.create_task(repeat(one)) for one in work(pool)]
         await asyncio.sleep(0.5)  # until all streams are open

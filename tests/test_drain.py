@@ -231,8 +231,9 @@ def test_drain_and_restart_under_load(tmp_path: Path, endpoint: str) -> None:
             except opuspool.OpusPoolError as error:
                 wrong.append(error)
 
+    patient = "[workers]\nhang_seconds = 30.0\n"  # on a busy machine a worker may stand still
     with (
-        daemons.daemon(daemons.settings_for(tmp_path, endpoint)) as process,
+        daemons.daemon(daemons.settings_for(tmp_path, endpoint, patient)) as process,
         scene(endpoint, deaths=None),
         opuspool.Pool(endpoint) as pool,
     ):

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
+
+import table
 
 import opuspool
 from opuspool.bench import speech, usage
@@ -115,11 +116,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures there")
     arguments = parser.parse_args()
     rows = asyncio.run(grow(arguments.rounds, arguments.seconds))
-    print(*(f"{name:>18}" for name in rows[0]), sep="")
-    for row in rows:
-        print(*(f"{value!s:>18}" for value in row.values()), sep="")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1))
+    table.show(rows, arguments.json)
 
 
 if __name__ == "__main__":

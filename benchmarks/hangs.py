@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import faults
+import table
 from livestreams import HANGS, Beside, beside, live
 
 import opuspool
@@ -66,11 +66,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("OPUSPOOL_SUPERVISOR_EMBEDDED_LOG_LEVEL", "error")
     rows = measure(arguments.rounds, arguments.hang_seconds)
-    print(*(f"{name:>18}" for name in rows[0]), sep="")
-    for row in rows:
-        print(*(f"{value!s:>18}" for value in row.values()), sep="")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1))
+    table.show(rows, arguments.json)
 
 
 if __name__ == "__main__":

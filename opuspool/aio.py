@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from opuspool import calls, eventloop, files, ops
-from opuspool.base import PoolBase, check_open, drain_slot, replace_worker
+from opuspool.base import PoolBase, check_open, close_stream, drain_slot, replace_worker
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
 from opuspool.eventloop import LoopDriver
@@ -67,15 +66,10 @@ class _LoopWaiter:
 
     def complete(self, done: list[Call]) -> None:
         if self.driver is not None and self.driver.here:
-            _resolve(done)
+            calls.complete_all(done)
             return
         with suppress(RuntimeError):  # the loop was closed: nobody waits
-            self._loop.call_soon_threadsafe(_resolve, done)
-
-
-def _resolve(done: list[Call]) -> None:
-    for call in done:
-        call.complete()
+            self._loop.call_soon_threadsafe(calls.complete_all, done)
 
 
 class AsyncPool(PoolBase):
@@ -253,8 +247,7 @@ class AsyncStream:
         call = _LoopCall(self._loop, state, ops.pack_one(operation), 1, 0, deadline)
         self._connection.submit(call)
         await call.future
-        pcm = call.single_pcm()
-        return calls.collect([call.outcome()], [operation], state.format) if pcm is None else pcm
+        return call.pcm_of(operation)
 
     async def decode_many(
         self,
@@ -268,12 +261,7 @@ class AsyncStream:
 
     async def close(self) -> None:
         """Give the decoder back; a second time does nothing."""
-        state = self._state
-        if state.closed:
-            return
-        state.closed = True
-        if state.used and self._connection.usable:
-            self._connection.submit(Call(state, b"", 0, Flag.CLOSE, time.monotonic() + 60))
+        close_stream(self._connection, self._state)
 
     async def _run(self, operations: list[Op], deadline: float, flags: int = 0) -> Pcm:
         state = self._state

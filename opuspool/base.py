@@ -14,10 +14,12 @@ import msgspec
 
 from opuspool import config as configs
 from opuspool import curve, endpoint
+from opuspool.calls import Call
 from opuspool.channel import Address
 from opuspool.connection import Connection
 from opuspool.embedded import PrivateSupervisor
 from opuspool.errors import OpusPoolError, StreamClosedError, SupervisorLostError
+from opuspool.wire import Flag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +33,9 @@ MAX_SUCCESSORS = 10
 """Private supervisors that may die within `SUCCESSOR_SECONDS` before the pool gives up."""
 
 SUCCESSOR_SECONDS = 60.0
+
+CLOSE_SECONDS = 60.0
+"""A stream's end that could not be sent for so long is forgotten."""
 
 
 class Backend:
@@ -195,3 +200,12 @@ def check_open(stream: StreamState) -> None:
     """
     if stream.closed:
         raise StreamClosedError("the stream was closed: open another with pool.stream()")
+
+
+def close_stream(connection: Connection, stream: StreamState) -> None:
+    """Have the supervisor drop a stream, where it knows it; a second time does nothing."""
+    if stream.closed:
+        return
+    stream.closed = True
+    if stream.used and connection.usable:
+        connection.submit(Call(stream, b"", 0, Flag.CLOSE, time.monotonic() + CLOSE_SECONDS))

@@ -21,30 +21,24 @@ _DTYPES: dict[SampleType, np.dtype[Any]] = {
 }
 
 
-def from_bytes(data: bytes | memoryview, fmt: StreamFormat) -> Pcm:
-    """Copy interleaved PCM bytes into an array of the stream's shape and type."""
-    pcm: Pcm = np.frombuffer(data, dtype=fmt.dtype).copy()
-    return pcm if fmt.channels == 1 else pcm.reshape(-1, fmt.channels)
-
-
 def from_outcome(outcome: bytes, fmt: StreamFormat) -> Pcm:
     """The PCM of an outcome of one operation (ops.py), which has a word of 4 bytes in front."""
     # A bytearray, because an array over bytes could not be written to: one copy, as few as can be.
-    pcm: Pcm = np.frombuffer(bytearray(outcome), _DTYPES[fmt.dtype], -1, 4)
-    return pcm if fmt.channels == 1 else pcm.reshape(-1, fmt.channels)
+    return _shaped(np.frombuffer(bytearray(outcome), _DTYPES[fmt.dtype], -1, 4), fmt)
 
 
 def from_parts(parts: Sequence[bytes | memoryview], fmt: StreamFormat) -> Pcm:
     """Copy interleaved PCM bytes into one array, one part after another."""
-    if len(parts) == 1:
-        return from_bytes(parts[0], fmt)
-    arrays = [np.frombuffer(part, _DTYPES[fmt.dtype]) for part in parts]
-    pcm = cast("Pcm", np.concatenate(arrays)) if arrays else from_bytes(b"", fmt)
-    return pcm if fmt.channels == 1 else pcm.reshape(-1, fmt.channels)
+    arrays = [np.frombuffer(part, _DTYPES[fmt.dtype]) for part in parts or [b""]]
+    return _shaped(np.concatenate(arrays), fmt)
 
 
 def join(parts: list[Pcm], fmt: StreamFormat) -> Pcm:
     """Join arrays along time; an empty list gives an empty array of the right shape."""
     if len(parts) == 1:
         return parts[0]
-    return cast("Pcm", np.concatenate(parts)) if parts else from_bytes(b"", fmt)
+    return cast("Pcm", np.concatenate(parts)) if parts else from_parts([], fmt)
+
+
+def _shaped(pcm: npt.NDArray[Any], fmt: StreamFormat) -> Pcm:
+    return pcm if fmt.channels == 1 else pcm.reshape(-1, fmt.channels)

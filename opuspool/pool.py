@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from opuspool import calls, files, ops
-from opuspool.base import PoolBase, check_open, drain_slot, replace_worker
+from opuspool.base import PoolBase, check_open, close_stream, drain_slot, replace_worker
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
 from opuspool.numbered import NumberedStream
@@ -63,8 +63,7 @@ class _ThreadWaiter:
     driver: LoopDriver | None = None
 
     def complete(self, done: list[Call]) -> None:
-        for call in done:
-            call.complete()
+        calls.complete_all(done)
 
 
 class Pool(PoolBase):
@@ -301,8 +300,7 @@ class Stream:
         call = _ThreadCall(state, ops.pack_one(operation), 1, 0, deadline)
         self._connection.submit(call)
         call.wait()
-        pcm = call.single_pcm()
-        return calls.collect([call.outcome()], [operation], state.format) if pcm is None else pcm
+        return call.pcm_of(operation)
 
     def decode_many(self, packets: Iterable[Packet], *, timeout: float | None = None) -> Pcm:
         """Decode several packets, one after another; returns their PCM in one array.
@@ -316,12 +314,7 @@ class Stream:
 
     def close(self) -> None:
         """Give the decoder back; a second time does nothing."""
-        state = self._state
-        if state.closed:
-            return
-        state.closed = True
-        if state.used and self._connection.usable:
-            self._connection.submit(Call(state, b"", 0, Flag.CLOSE, time.monotonic() + 60))
+        close_stream(self._connection, self._state)
 
     def _run(self, operations: list[Op], deadline: float, flags: int = 0) -> Pcm:
         state = self._state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from opuspool.compat.defaultpool import STREAM_LOST
 from opuspool.compat.opusdefines import (
     ALLOC_FAIL,
     BAD_ARG,
@@ -16,9 +17,6 @@ from opuspool.errors import (
     InvalidPacketError,
     OpusPoolError,
     PoisonPacketError,
-    PoolClosedError,
-    StreamClosedError,
-    SupervisorLostError,
 )
 
 _WORDS = {  # celt.c, opus_strerror
@@ -31,8 +29,6 @@ _WORDS = {  # celt.c, opus_strerror
     INVALID_STATE: "invalid state",
     ALLOC_FAIL: "memory allocation failed",
 }
-
-_LOST = (StreamClosedError, PoolClosedError, SupervisorLostError)
 
 
 class CodeError(Exception):
@@ -63,7 +59,7 @@ class CodeError(Exception):
             return cls(error.code)
         if isinstance(error, PoisonPacketError):
             return cls(INVALID_PACKET, str(error))
-        return cls(INVALID_STATE if isinstance(error, _LOST) else INTERNAL_ERROR, str(error))
+        return cls(INVALID_STATE if isinstance(error, STREAM_LOST) else INTERNAL_ERROR, str(error))
 
 
 def strerror(code: int) -> str:

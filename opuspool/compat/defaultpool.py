@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from opuspool.base import settings
+from opuspool.errors import PoolClosedError, StreamClosedError, SupervisorLostError
 from opuspool.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opuspool.config import Config
+
+STREAM_LOST = (StreamClosedError, PoolClosedError, SupervisorLostError)
+"""After these a stream of the shared pool is of no use any more; another one is."""
 
 
 @dataclass(slots=True)

@@ -18,16 +18,13 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from opuspool import toc
-from opuspool.compat.defaultpool import default_pool
+from opuspool.compat.defaultpool import STREAM_LOST, default_pool
 from opuspool.compat.packetframer import MAX_PACKET_BYTES, PacketFramer
 from opuspool.compat.pcm16buffer import PCM16RingBuffer
 from opuspool.errors import (
     InvalidPacketError,
     OpusPoolError,
     PacketError,
-    PoolClosedError,
-    StreamClosedError,
-    SupervisorLostError,
 )
 from opuspool.losses import LossCounts, Losses
 from opuspool.numbered import NumberedStream
@@ -57,9 +54,6 @@ CHANNELS = 1
 FRAME_MS = 20
 """What the service's senders use; packets of any length are decoded."""
 FRAME_SAMPLES = SAMPLE_RATE * FRAME_MS // 1000
-
-_LOST = (StreamClosedError, PoolClosedError, SupervisorLostError)
-"""After these a stream is of no use any more; another one is."""
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +194,7 @@ class OpusPacketDecoder:
         stream = self._opened()
         try:
             return call(stream)
-        except _LOST:
+        except STREAM_LOST:
             with self._lock:
                 if self._stream is stream:
                     self._stream = None

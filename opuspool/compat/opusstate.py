@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING
 
 from opuspool import ops
 from opuspool.compat.codes import CodeError
-from opuspool.compat.defaultpool import default_pool
+from opuspool.compat.defaultpool import STREAM_LOST, default_pool
 from opuspool.compat.opusdefines import BAD_ARG, BUFFER_TOO_SMALL
 from opuspool.errors import (
     OpusPoolError,
-    PoolClosedError,
-    StreamClosedError,
-    SupervisorLostError,
 )
 from opuspool.ops import AS_INT16, TOO_SHORT, VALUE, Op, OpKind
 from opuspool.streamformat import MAX_PACKET_BYTES, SAMPLE_RATES
@@ -135,7 +132,7 @@ class OpusState:
             pool = stream._pool  # noqa: SLF001  the public stream knows no frame sizes
             try:
                 return stream._run(operations, pool._deadline(None)).tobytes()  # noqa: SLF001
-            except (StreamClosedError, PoolClosedError, SupervisorLostError):
+            except STREAM_LOST:
                 with self._lock:
                     if self._stream is stream:
                         self._stream = None

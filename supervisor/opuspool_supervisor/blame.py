@@ -46,28 +46,30 @@ class Blame:
         """Count against another number of attempts."""
         self._max_attempts = max_attempts
 
-    def lay(self, lease: Lease, loss: Loss) -> Stream | None:
-        """Blame the operation that the flight recorder names; returns its stream.
+    def lay(self, lease: Lease, loss: Loss) -> tuple[Stream | None, bool]:
+        """Blame the operation that the flight recorder names.
+
+        Returns:
+            Its stream, where there is one; whether what killed is to be run again.
 
         What had been executed by then may have done the damage: it gets leases of its own.
         """
         if loss.garbage:
             self._garbled(lease)
-            return None
+            return None, False
         position = loss.position
         if position is None or position.lease != lease.id or position.record >= len(lease.steps):
-            return None
+            return None, False
         request, stream = _in_hand(lease, position.record)
         if stream is None:
-            return None
+            return None, False
         fatal = request is not None and self._operation(request, position.op, loss)
-        stream.retrying = not fatal
         _isolate(lease, position.record)
         if loss.weight == 1:
             place = _place(lease, stream, request, position)
             _suspect(stream, place, rebuilding=request is None, fatal=fatal)
             _punish(stream.client, loss.now)
-        return stream
+        return stream, not fatal
 
     def _garbled(self, lease: Lease) -> None:
         """No packet is surely to blame for garbage: try each request by itself, then give it up."""

@@ -429,12 +429,9 @@ class Dispatcher:
             pcm_bytes *= 2  # as it would be in the stream's own type
         books.audio_seconds += pcm_bytes / stream.format.bytes_per_second
         if not request.answered:
-            request.answered = True
-            self.in_flight -= 1
-            books.requests[outcome] += 1
-            self.answers[stream.client.key].append(
-                ((request.id, len(payload), count, status), payload)
-            )
+            self._finish(request, outcome)
+            answer = request.id, len(payload), count, status
+            self.answers[stream.client.key].append((answer, payload))
         self._forget(request)
 
     def _recovered(self, stream: Stream) -> None:
@@ -462,10 +459,10 @@ class Dispatcher:
         The stream of that packet goes first: its second attempt should have a worker to itself.
         """
         lease = slot.lease
-        blamed: Stream | None = None
+        blamed, retried = None, False
         requests: list[Request] = []
         if lease is not None:
-            blamed = self._blame.lay(lease, loss)
+            blamed, retried = self._blame.lay(lease, loss)
             requests = lease.requests()
             for request in requests:
                 request.leased = False
@@ -486,7 +483,7 @@ class Dispatcher:
             stream.unsaved = stream.journal.packets
             self._books.streams_moved += 1
         slot.streams.clear()
-        if blamed is not None and blamed.retrying and not self.retries.take(blamed, loss.now):
+        if blamed is not None and retried and not self.retries.take(blamed, loss.now):
             self._hold_retry(blamed, [r for r in requests if r.stream is blamed])
             requests = [r for r in requests if r.stream is not blamed]
         self.unplaced.extendleft(reversed(requests))

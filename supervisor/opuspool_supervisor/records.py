@@ -48,7 +48,6 @@ class Stream:
         trust: how much of its journal the next rebuild uses.
         died_at: where in its work the last of them died.
         gave_up: a packet was given up at that death.
-        retrying: what killed a worker the last time is to be run again.
         suspect: it has killed a worker, and decoded nothing since.
         bulk: not live: may wait behind live streams; as its first request says.
         handing_over: its log is still coming from its client.
@@ -70,7 +69,6 @@ class Stream:
     trust: Trust = Trust.ALL
     died_at: tuple[int, ...] = ()
     gave_up: bool = False
-    retrying: bool = False
     suspect: bool = False
     bulk: bool = False
     handing_over: bool = False

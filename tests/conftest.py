@@ -16,12 +16,11 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-settings.register_profile(
-    "default",
-    deadline=None,  # a busy machine is no bug
-    derandomize=os.environ.get("CI") == "true",
-)
-settings.load_profile("default")
+# A run says of a commit what any other run says of it; "hunt" looks where none has looked before.
+# Neither has a deadline: a busy machine is no bug.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.register_profile("hunt", deadline=None, max_examples=2000, print_blob=True)
+settings.load_profile("steady")
 
 _run_folder = pytest.StashKey[Path]()
 

@@ -403,6 +403,11 @@ class World:
             self.hopeless[slot.number] = 0
         self.core.ready(worker.serial, {"pid": worker.serial}, self.now)
 
+    def resume(self, slot: Slot) -> None:
+        """A slot's drain is ended; no turn is taken."""
+        self._take_answers()  # what was refused before is judged by what was wanted then
+        assert self.core.restart(slot.number, self.now) is None
+
     def boot(self) -> None:
         """Start all workers that may be started, and let them all get ready."""
         self.turn()

@@ -28,7 +28,7 @@ PRIVATE_TOKEN_BYTES = 8
 """The name of a private supervisor's directory is "opuspool-" and so many random bytes, in hex."""
 
 LOCK_WAIT_SECONDS = 1.0
-"""An orphaned worker may hold a dead supervisor's lock for a moment while it clears up."""
+"""A dead supervisor's lock may be held for a moment: by what is left of it, by its orphans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +88,33 @@ class RunFiles:
             time.sleep(0.02)
 
     def remove(self) -> None:
-        """Remove what `prepare` and the sockets' binding made; the lock must be held."""
+        """Remove what `prepare` and the sockets' binding made, the lock last; it must be held."""
         for path in (self.socket, self.back, self.hidden, self.lock):
             with suppress(OSError):
                 path.unlink()
-        if self.own_directory:
-            with suppress(OSError):
-                self.socket.parent.rmdir()
+        self._remove_directory()
 
-    def sweep(self) -> bool:
-        """Remove what a dead supervisor left; False: another does it, or one is alive there."""
-        fd = try_lock(self.lock, create=False)
-        if fd is None:
-            return False
+    def sweep(self, patience_seconds: float = 0.0) -> bool:
+        """Remove what a dead supervisor left; False: another does it, or one is alive there.
+
+        A dying process lets go of its files one after another: its pipes may end before its lock.
+        """
+        until = time.monotonic() + patience_seconds
+        while (fd := try_lock(self.lock, create=False)) is None:
+            if not os.path.lexists(self.lock):
+                self._remove_directory()  # who removed the rest may have died before this
+                return True
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.005)
         self.remove()
         os.close(fd)
         return True
+
+    def _remove_directory(self) -> None:
+        if self.own_directory:
+            with suppress(OSError):  # not empty, or gone
+                self.socket.parent.rmdir()
 
 
 def new_private_directory() -> Path:

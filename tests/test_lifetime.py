@@ -155,11 +155,13 @@ def test_kill_9_of_the_supervisor_leaves_nothing() -> None:
         wait_until(lambda: here.dead() and not directory.exists(), SOON, what="all is gone")
 
 
-def test_kill_9_of_both_leaves_nothing() -> None:
-    """The orphaned workers clear up."""
+@pytest.mark.parametrize("delay", [0.0, 0.004, 0.008])
+def test_kill_9_of_both_leaves_nothing(delay: float) -> None:
+    """The orphaned workers clear up, or end what their supervisor has begun."""
     with embedding("wait") as here:
         assert here.supervisor
         here.process.kill()
+        time.sleep(delay)  # until the supervisor is about to end its workers, or in the midst
         here.supervisor.kill()
         wait_until(here.gone, SOON, what="nothing is left")
 

@@ -279,6 +279,10 @@ def test_another_users_directory_is_refused(files: RunFiles, mode: int) -> None:
 # ---- clearing up ----------------------------------------------------------------------------
 
 
+LIMIT = 10.0
+"""Seconds; what is waited for takes milliseconds."""
+
+
 def left_by_the_dead(files: RunFiles) -> None:
     os.close(files.prepare())
     make_socket(files.socket)
@@ -325,6 +329,27 @@ def test_the_directory_goes_with_the_files_where_it_is_the_supervisors_own(
     left_by_the_dead(inner)
     inner.sweep()
     assert inner.socket.parent.exists() != own
+
+
+def test_a_directory_goes_whose_supervisor_died_while_it_cleared_up(files: RunFiles) -> None:
+    inner = RunFiles(files.socket.parent / "inner" / "pool.sock", own_directory=True)
+    inner.socket.parent.mkdir()
+    assert inner.sweep()
+    assert not inner.socket.parent.exists()
+
+
+def test_a_lock_that_is_let_go_a_moment_later_is_waited_for(files: RunFiles) -> None:
+    """A process that dies closes its pipes, which its orphans see, before its lock, or after."""
+    fd = files.prepare()
+    make_socket(files.socket)
+    assert not files.sweep()
+    swept: list[bool] = []
+    thread = threading.Thread(target=lambda: swept.append(files.sweep(LIMIT)))
+    thread.start()
+    os.close(fd)
+    thread.join()
+    assert swept == [True]
+    assert names(files) == set()
 
 
 def test_a_directory_with_something_else_in_it_stays(files: RunFiles) -> None:

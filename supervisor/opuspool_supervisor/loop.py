@@ -418,11 +418,11 @@ class Supervisor:
     def _close(self) -> None:
         self._core.dispatcher.fail_all(Status.SHUTDOWN, "the supervisor has shut down")
         self._send_answers()
+        self._listener.close()  # first: if this process is killed now, its orphans finish that
         self._processes.kill_all(KILL_SECONDS)
         self._reporter.close()
         if self._monitor is not None:
             self._monitor.close()
-        self._listener.close()
         self._wake_in.close()
         self._wake_out.close()
         self._log.info("supervisor_stopped")

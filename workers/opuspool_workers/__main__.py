@@ -20,7 +20,7 @@ from opuspool.exitcause import caught, is_fault
 from opuspool.exitcodes import ExitCode
 from opuspool.parent import DeathSignal, ParentWatch
 from opuspool.recorder import FlightRecorder
-from opuspool.rundir import RunFiles
+from opuspool.rundir import LOCK_WAIT_SECONDS, RunFiles
 from opuspool.streamformat import StreamFormat
 from opuspool_workers import libopus, selftest, settings
 from opuspool_workers.checkpoint import Relocator
@@ -63,8 +63,10 @@ def main() -> int:
 
 def _clear_up(config: WorkerSettings) -> None:
     """The supervisor was killed: remove its sockets, and the other workers, hung or stopped."""
-    if config.socket and not RunFiles(Path(config.socket), config.own_directory).sweep():
-        return  # another orphan is at it, and must not be killed meanwhile
+    if config.socket:
+        files = RunFiles(Path(config.socket), config.own_directory)
+        if not files.sweep(LOCK_WAIT_SECONDS):
+            return  # a successor lives there
     if sys.platform != "win32" and config.group == os.getpgrp():
         os.killpg(config.group, signal.SIGKILL)
 

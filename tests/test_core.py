@@ -164,18 +164,35 @@ def test_a_refused_packet_fails_alone() -> None:
 
 
 def test_a_checkpoint_is_taken_every_few_packets() -> None:
-    """It takes the place of the log; its client gets a copy."""
+    """It takes the place of the log; its client gets a copy. A stream's first one comes early."""
     made = world(recovery={"checkpoint_packets": 3})
     track = made.stream()
-    decoded(made, track, "ab")
+    decoded(made, track, "a")
     journal = made.core_stream(track).journal
-    assert (journal.checkpoint, journal.packets) == (None, 2)
-    made.send(track, packets("c"))
+    assert (journal.checkpoint, journal.packets) == (None, 1)
+    made.send(track, packets("b"))
     made.turn()
-    assert steps(only(made)) == ["DECODE c", "CHECKPOINT"]
+    assert steps(only(made)) == ["DECODE b", "CHECKPOINT"]
     made.work(2)
-    assert (journal.checkpoint, journal.packets) == (pcm_of("abc"), 0)
+    assert (journal.checkpoint, journal.packets) == (pcm_of("ab"), 0)
     assert made.books.checkpoints == 1
+    decoded(made, track, "cd")
+    assert (journal.checkpoint, journal.packets) == (pcm_of("ab"), 2)
+    decoded(made, track, "e")
+    assert (journal.checkpoint, journal.packets) == (pcm_of("abcde"), 0)
+
+
+def test_streams_that_began_together_are_not_saved_together() -> None:
+    """Or all would wait for all of their checkpoints, again and again."""
+    made = world(recovery={"checkpoint_packets": 10})
+    tracks = [made.stream() for _ in range(20)]
+    taken = []
+    for _ in range(10):
+        before = made.books.checkpoints
+        for track in tracks:
+            decoded(made, track, "a")
+        taken.append(made.books.checkpoints - before)
+    assert taken == [2] * 10
 
 
 def test_a_closed_stream_leaves_nothing() -> None:

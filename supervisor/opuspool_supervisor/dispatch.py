@@ -197,6 +197,9 @@ class Dispatcher:
 
     def _open(self, client: Client, stream_id: int, code: int, *, bulk: bool) -> Stream:
         stream = Stream(next(self._keys), client, stream_id, FORMATS[code], bulk=bulk)
+        if self._checkpoint_packets and not bulk:
+            # Streams that began together would all be saved together, again and again.
+            stream.unsaved = stream.key % self._checkpoint_packets
         client.streams[stream_id] = stream
         self.streams += 1
         return stream

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
     The path is short: the name of a Unix socket ends at 107 bytes. pytest's own `tmp_path` stays
     where it was, to be looked at after a failure.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what tests start inherits it
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     folder = Path(tempfile.mkdtemp(prefix="opt-"))
     runtime = folder / "run"

@@ -75,7 +75,10 @@ def _stream(crash: Crash) -> str:
     if not stream:
         return "-"
     channels = "mono" if stream.get("channels") == 1 else "stereo"
-    return f"{_text(stream.get('sample_rate'))} Hz, {channels}, {_text(stream.get('dtype'))}"
+    return (
+        f"{_text(stream.get('sample_rate'))} Hz, {channels}, {_text(stream.get('dtype'))}; "
+        f"number {_text(stream.get('number'))} of client {_text(stream.get('client'))}"
+    )
 
 
 def _packet(crash: Crash) -> str:

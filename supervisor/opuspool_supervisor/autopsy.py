@@ -81,6 +81,8 @@ class Autopsy:
         killed_for: the restart reason, where the supervisor itself ended it.
         phase: what it was doing.
         format: PCM format of the stream in hand; None while booting or idle.
+        client: address of that stream's client; None where none was in hand, or it is gone.
+        stream: that stream's number within its client.
         in_hand: the operation in hand; None: none was.
         suspects: digests of the packets that ran last before it, hexadecimal, the newest last;
             with none in hand, those of a lease whose results never came count as run.
@@ -96,6 +98,8 @@ class Autopsy:
     info: dict[str, Any] = field(default_factory=dict)
     killed_for: str | None = None
     format: StreamFormat | None = None
+    client: str | None = None
+    stream: int | None = None
     in_hand: InHand | None = None
     suspects: tuple[str, ...] = ()
 
@@ -137,6 +141,7 @@ def examine(
     """
     lease = slot.lease
     place = _place(lease, position)
+    stream = _stream(lease, lease.steps[place.record][0].stream) if lease and place else None
     return Autopsy(
         slot=slot.number,
         generation=slot.generation,
@@ -148,6 +153,8 @@ def examine(
         info=worker.info,
         killed_for=worker.killed_for,
         format=_format(lease, place) if lease and place else None,
+        client=stream.client.key.hex() if stream else None,
+        stream=stream.id if stream else None,
         in_hand=_in_hand(lease, place, weight) if lease and place else None,
         suspects=_suspects(worker, lease, place),
     )

@@ -568,6 +568,7 @@ class Core:
             loss = Loss(now, death.position, weight, fresh=fresh, garbage=garbage)
             found = autopsy.examine(slot, worker, death.position, weight=weight, now=now)
             self._instructions.append(Report(reason, death, found))
+            facts["client"], facts["stream"] = found.client, found.stream
             facts["digest"] = found.in_hand.digest if found.in_hand else None
         level = "error" if verdict.failed else "info" if planned else "warning"
         self._tell(level, "worker_ended", facts)

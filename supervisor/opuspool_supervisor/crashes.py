@@ -34,11 +34,19 @@ class Versions(Struct, frozen=True):
 
 
 class StreamParameters(Struct, frozen=True):
-    """What the stream in hand decodes to; `sample_rate` in Hz."""
+    """The stream in hand.
+
+    Attributes:
+        sample_rate, channels, dtype: what it decodes to; Hz.
+        client: address of its client, as in the log; None where the client is gone.
+        number: its number within that client.
+    """
 
     sample_rate: int
     channels: int
     dtype: str
+    client: str | None = None
+    number: int | None = None
 
 
 class Replay(Struct, frozen=True):

@@ -168,7 +168,9 @@ def _versions(info: dict[str, Any]) -> Versions:
 
 def _stream(found: Autopsy) -> StreamParameters | None:
     fmt = found.format
-    return StreamParameters(fmt.sample_rate, fmt.channels, fmt.dtype) if fmt else None
+    if fmt is None:
+        return None
+    return StreamParameters(fmt.sample_rate, fmt.channels, fmt.dtype, found.client, found.stream)
 
 
 def _replay(in_hand: InHand, room: int) -> Replay:

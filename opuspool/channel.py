@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
-from opuspool import wire
+from opuspool import sockevents, wire
 from opuspool.errors import WireError
 from opuspool.frames import receive, send
 
@@ -76,8 +75,8 @@ class Channel:
     def events(self) -> tuple[bool, bool]:
         """What has happened to the connection: (keys refused, connection lost)."""
         happened = 0
-        while self.monitor.poll(0):
-            happened |= parse_monitor_message(self.monitor.recv_multipart())["event"]
+        for event in sockevents.events(self.monitor):
+            happened |= event
         return bool(happened & _REFUSED), bool(happened & zmq.EVENT_DISCONNECTED)
 
     def close(self, linger_ms: int = 0) -> None:

@@ -212,11 +212,25 @@ class Connection:
             if self._closed:
                 return False
             moved = self._welcomed and (self._ask_all() or self._exchange.send(self._channel))
-            for message in self._channel.receive(MESSAGES_A_TURN):
-                moved = True
-                self._take(message, complete)
+            moved = self._receive(complete) or moved
         if complete:
             self._waiter.complete(complete)
+        return moved
+
+    def _take_rest(self) -> None:
+        """Take what a supervisor answered before it went."""
+        complete: list[Call] = []
+        with self._channel_lock:
+            while self._receive(complete):
+                pass
+        if complete:
+            self._waiter.complete(complete)
+
+    def _receive(self, complete: list[Call]) -> bool:
+        moved = False
+        for message in self._channel.receive(MESSAGES_A_TURN):
+            moved = True
+            self._take(message, complete)
         return moved
 
     def _ask_all(self) -> bool:
@@ -275,6 +289,7 @@ class Connection:
             self._channel.send(hello)
 
     def _reconnect(self) -> None:
+        self._take_rest()
         old = self._channel
         for socket in (old.socket, old.monitor):
             with suppress(KeyError):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import daemons
 import pytest
 from opuspool_supervisor import lasting
+from opuspool_supervisor.log import Log
 from waiting import wait_until
 
 import opuspool
@@ -21,16 +22,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Log:
+class Told(Log):
     def __init__(self) -> None:
+        super().__init__("error")
         self.events: list[str] = []
 
-    def error(self, event: str, **_facts: Any) -> None:
+    def write(self, _level: str, event: str, _facts: dict[str, Any]) -> None:
         self.events.append(event)
 
 
 def counters(path: Path | None, log: Log | None = None) -> lasting.LastingCounters:
-    return lasting.LastingCounters(path, log or Log())
+    return lasting.LastingCounters(path, log or Told())
 
 
 def test_restarts_and_starts_survive_the_daemon(
@@ -87,7 +89,7 @@ def test_a_damaged_file_is_told_and_moved_aside(tmp_path: Path, damage: bytes) -
     """Counting begins anew."""
     path = tmp_path / "c.json"
     path.write_bytes(damage)
-    log = Log()
+    log = Told()
     kept = counters(path, log)
     kept.close()
     assert log.events == ["counters_damaged"]
@@ -98,7 +100,7 @@ def test_a_damaged_file_is_told_and_moved_aside(tmp_path: Path, damage: bytes) -
 def test_a_place_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
     """And the daemon goes on."""
     (tmp_path / "file").write_text("no directory")
-    log = Log()
+    log = Told()
     kept = counters(tmp_path / "file" / "c.json", log)
     kept.update({"segv": 1})
     kept.close()

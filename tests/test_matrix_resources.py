@@ -150,7 +150,7 @@ def test_a_supervisor_without_descriptors_takes_no_clients() -> None:
 def test_a_burst_of_connections_leaves_room() -> None:
     """Row 28: all at once, more than there are descriptors; nothing is aborted, others go on."""
     with scene(deaths={}) as here:
-        strain = Strain(here, resource.RLIMIT_NOFILE, 200)
+        strain = Strain(here, resource.RLIMIT_NOFILE, 600)
         path = here.endpoint.removeprefix("ipc://")
         burst = []
         for _ in range(1000):

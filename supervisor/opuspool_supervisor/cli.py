@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from opuspool.config import Config
     from opuspool.curve import CurveKeys
     from opuspool_supervisor.listen import Listener
+    from opuspool_supervisor.log import Log
     from opuspool_supervisor.monitor import Monitor
 
 
@@ -89,11 +90,12 @@ def _serve(
     reread: Callable[[], Config],
 ) -> None:
     from opuspool import pychild
-    from opuspool_supervisor import console, log
+    from opuspool_supervisor import console
+    from opuspool_supervisor.log import Log
     from opuspool_supervisor.loop import Supervisor
     from opuspool_supervisor.web import WebServer
 
-    logger = log.configure(config.supervisor.log_level)
+    logger = Log(config.supervisor.log_level)
     monitor = _monitor(listener.endpoint, logger)
     if http is not None:
         monitor.web = WebServer(http, monitor, config.health.canary_seconds)
@@ -110,7 +112,7 @@ def _serve(
         supervisor.run()
 
 
-def _monitor(endpoint_: str, logger: Any) -> Monitor:
+def _monitor(endpoint_: str, logger: Log) -> Monitor:
     from opuspool_supervisor import lasting
     from opuspool_supervisor.monitor import Monitor
     from opuspool_supervisor.notify import Notifier

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
+from opuspool import sockevents
 from opuspool.errors import ConfigError
 
 if sys.platform == "linux":
@@ -30,7 +30,7 @@ _COUNTS_DESCRIPTORS = sys.platform == "linux"
 BACKLOG = 64
 """Connections that the system holds until libzmq takes them."""
 
-RESERVED_DESCRIPTORS = 512
+RESERVED_DESCRIPTORS = 4096
 """With fewer left no new client is taken, or with less than half of them where there are few.
 
 libzmq aborts where accept() on ipc finds none; so many can be used up between two looks.
@@ -69,8 +69,7 @@ class Door:
     def look(self) -> bool:
         """Read what has happened; True where somebody has come or gone."""
         happened = 0
-        while self.monitor.poll(0):
-            event = int(parse_monitor_message(self.monitor.recv_multipart())["event"])
+        for event in sockevents.events(self.monitor):
             self.refused += event == _REFUSED
             happened |= event
         return bool(happened & (_COMES | _GOES))

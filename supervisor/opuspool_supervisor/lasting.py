@@ -20,6 +20,8 @@ from opuspool_supervisor.books import RESTART_REASONS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from opuspool_supervisor.log import Log
+
 FORMAT = 1
 
 MAX_BYTES = 64 * 1024
@@ -108,10 +110,10 @@ class LastingCounters:
 
     Args:
         path: the file; None: nothing is kept beyond this process.
-        log: a structlog logger.
+        log: what is written.
     """
 
-    def __init__(self, path: Path | None, log: Any) -> None:
+    def __init__(self, path: Path | None, log: Log) -> None:
         self._path = path
         self._log = log
         self._before = self._load()

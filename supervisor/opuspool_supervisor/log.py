@@ -5,41 +5,68 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import structlog
-
-
-class _Threshold:
-    """Drops what is less severe than the level in force, which may change."""
-
-    level = logging.INFO
-
-    def __call__(self, _logger: Any, name: str, event: Any) -> Any:
-        if logging.getLevelNamesMapping()[name.upper()] < self.level:
-            raise structlog.DropEvent
-        return event
+if TYPE_CHECKING:
+    import structlog
 
 
-_threshold = _Threshold()
+class Log:
+    """Writes events, with their facts, that are severe enough.
 
-
-def set_level(level: str) -> None:
-    """Write nothing less severe than debug, info, warning or error from now on."""
-    _threshold.level = getattr(logging, level.upper())
-
-
-def configure(level: str) -> Any:
-    """Set structlog up and return the supervisor's logger.
+    structlog does that. It is imported by `prepare`, or for the first event: to import it, with the
+    colours of its console, takes a third of a supervisor's start.
 
     Args:
         level: the lowest level that is written: debug, info, warning or error.
     """
-    set_level(level)
+
+    def __init__(self, level: str) -> None:
+        self._structlog: Any = None
+        self.set_level(level)
+
+    def set_level(self, level: str) -> None:
+        """Write nothing less severe than this from now on."""
+        self._lowest = _severity(level)
+
+    def prepare(self) -> None:
+        """Be ready to write, also where later nothing could be imported any more."""
+        if self._structlog is None:
+            self._structlog = _structlog()
+
+    def debug(self, event: str, **facts: object) -> None:
+        """What only a developer wants to know."""
+        self.write("debug", event, facts)
+
+    def info(self, event: str, **facts: object) -> None:
+        """What is as it should be."""
+        self.write("info", event, facts)
+
+    def warning(self, event: str, **facts: object) -> None:
+        """What is mended already."""
+        self.write("warning", event, facts)
+
+    def error(self, event: str, **facts: object) -> None:
+        """What needs a look."""
+        self.write("error", event, facts)
+
+    def write(self, level: str, event: str, facts: dict[str, Any]) -> None:
+        """Write an event, if its level is severe enough."""
+        if _severity(level) >= self._lowest:
+            self.prepare()
+            getattr(self._structlog, level)(event, **facts)
+
+
+def _severity(level: str) -> int:
+    return logging.getLevelNamesMapping()[level.upper()]
+
+
+def _structlog() -> Any:
+    import structlog
+
     # Python has no standard error in a window program or a service (Windows): nobody would read it.
     stream = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  # to the end
     processors: list[structlog.typing.Processor] = [
-        _threshold,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

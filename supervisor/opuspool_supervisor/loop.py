@@ -19,7 +19,6 @@ from opuspool.errors import ConfigError, WireError
 from opuspool.wire import Kind, Status
 from opuspool_supervisor import asking, reload, status
 from opuspool_supervisor.core import Core, Death, Kill, Report, Retire, SendLease, Spawn, Tell
-from opuspool_supervisor.log import set_level
 from opuspool_supervisor.outbox import Outbox
 from opuspool_supervisor.process import Processes, WorkerLaunch
 from opuspool_supervisor.reporter import Reporter
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from opuspool.parent import ParentWatch
     from opuspool_supervisor.core import Instruction
     from opuspool_supervisor.listen import Listener
+    from opuspool_supervisor.log import Log
     from opuspool_supervisor.monitor import Monitor
 
 BUSY_WAIT_MS = 50
@@ -60,7 +60,7 @@ class Supervisor:
     Args:
         config: all settings.
         listener: the bound sockets.
-        log: a structlog logger.
+        log: what is written.
         parent: where the supervisor is a client's own, the watch over that client.
         monitor: where it is a daemon, what shows its state to others.
         reread: reads the settings anew, for SIGHUP; raises ConfigError where they are wrong.
@@ -70,7 +70,7 @@ class Supervisor:
         self,
         config: Config,
         listener: Listener,
-        log: Any,
+        log: Log,
         *,
         parent: ParentWatch | None = None,
         monitor: Monitor | None = None,
@@ -112,6 +112,8 @@ class Supervisor:
         _collect_less_often()
         try:
             self._register()
+            self._maintain()
+            self._log.prepare()  # while the workers start
             self._log.info("supervisor_started", endpoint=self._listener.endpoint)
             while not self._done():
                 ready = self._wait()
@@ -344,7 +346,7 @@ class Supervisor:
             frames.send(self._listener.back, [address, *wire.pack_plain(Kind.STOP)])
 
     def _tell(self, instruction: Tell, _now: float) -> None:
-        getattr(self._log, instruction.level)(instruction.event, **instruction.facts)
+        self._log.write(instruction.level, instruction.event, instruction.facts)
 
     def _report(self, instruction: Report, _now: float) -> None:
         self._reporter.report(instruction)
@@ -411,7 +413,7 @@ class Supervisor:
         applied = reload.changed(self._config, config)
         self._log.info("reloaded", changed=applied, need_restart=reload.changed(config, read))
         self._config = config
-        set_level(config.supervisor.log_level)
+        self._log.set_level(config.supervisor.log_level)
         self._reporter.reconfigure(config.crashes)
         self._core.reconfigure(config, now)
 

@@ -22,7 +22,8 @@ from opuspool.errors import ConfigError
 from opuspool.exitcodes import ExitCode
 from opuspool.parent import ParentWatch
 from opuspool.rundir import private_files, sweep_private
-from opuspool_supervisor import console, listen, log
+from opuspool_supervisor import console, listen
+from opuspool_supervisor.log import Log
 from opuspool_supervisor.loop import Supervisor
 
 
@@ -47,7 +48,7 @@ def main() -> int:
         _say({"error": str(error)})
         return ExitCode.ENDPOINT
     _say({"endpoint": listener.endpoint, "keys": asdict(keys) if keys else None})
-    logger = log.configure(config.supervisor.embedded_log_level)
+    logger = Log(config.supervisor.embedded_log_level)
     supervisor = Supervisor(config, listener, logger, parent=watch)
     supervisor.handle_signals(signal.SIGTERM)
     with console.held(drain=False):

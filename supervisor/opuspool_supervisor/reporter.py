@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from opuspool_supervisor.autopsy import Autopsy, InHand
     from opuspool_supervisor.books import Books
     from opuspool_supervisor.core import Report
+    from opuspool_supervisor.log import Log
 
 BACKLOG = 100
 """So many reports may wait for the disk; what comes then is not written, and counted."""
@@ -37,10 +38,10 @@ class Reporter:
     Args:
         config: `[crashes]`.
         books: `crash_reports` and `crash_report_errors` are counted there.
-        log: a structlog logger.
+        log: what is written.
     """
 
-    def __init__(self, config: CrashesConfig, books: Books, log: Any) -> None:
+    def __init__(self, config: CrashesConfig, books: Books, log: Log) -> None:
         self._config = config
         self._books = books
         self._log = log

@@ -89,8 +89,9 @@ class Exchange:
         now = time.monotonic()
         rows: list[wire.Row] = []
         payloads: list[bytes] = []
+        needed = {call.stream.id for call in self._pending.values()}
         for stream in self._streams.values():
-            if stream.opened:
+            if stream.opened and (not stream.closed or stream.id in needed):
                 _add_stream(stream, rows, payloads)
         for number, call in self._pending.items():
             rows.append(_row(number, call, now))

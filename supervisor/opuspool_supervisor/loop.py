@@ -19,6 +19,7 @@ from opuspool.errors import ConfigError, WireError
 from opuspool.wire import Kind, Status
 from opuspool_supervisor import asking, reload, status
 from opuspool_supervisor.core import Core, Death, Kill, Report, Retire, SendLease, Spawn, Tell
+from opuspool_supervisor.launch import Launcher
 from opuspool_supervisor.outbox import Outbox
 from opuspool_supervisor.process import Processes, WorkerLaunch
 from opuspool_supervisor.reporter import Reporter
@@ -63,6 +64,7 @@ class Supervisor:
         log: what is written.
         parent: where the supervisor is a client's own, the watch over that client.
         monitor: where it is a daemon, what shows its state to others.
+        launcher: starts workers; it may have started one ahead.
         reread: reads the settings anew, for SIGHUP; raises ConfigError where they are wrong.
     """
 
@@ -74,6 +76,7 @@ class Supervisor:
         *,
         parent: ParentWatch | None = None,
         monitor: Monitor | None = None,
+        launcher: Launcher | None = None,
         reread: Callable[[], Config] | None = None,
     ) -> None:
         self._config = config
@@ -93,7 +96,7 @@ class Supervisor:
         self._reopened = False
         self._parent_fds = parent.filenos() if parent else []
         self._wake_in, self._wake_out = wakeup.pair()
-        self._processes = Processes(_launch(config, listener), self._wake)
+        self._processes = Processes(_launch(config, listener), launcher or Launcher(), self._wake)
         self._reporter = Reporter(config.crashes, self._core.books, log)
         self._poller = zmq.Poller()
         self._do: dict[type[Instruction], Callable[[Any, float], None]] = {

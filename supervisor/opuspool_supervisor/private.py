@@ -15,16 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from opuspool import config as configs
 from opuspool import pychild
-from opuspool.curve import CurveKeys
-from opuspool.errors import ConfigError
 from opuspool.exitcodes import ExitCode
 from opuspool.parent import ParentWatch
 from opuspool.rundir import private_files, sweep_private
-from opuspool_supervisor import console, listen
-from opuspool_supervisor.log import Log
-from opuspool_supervisor.loop import Supervisor
+from opuspool_supervisor.launch import Launcher
 
 
 def main() -> int:
@@ -37,7 +32,20 @@ def main() -> int:
     line = sys.stdin.buffer.readline()
     if not line:
         return ExitCode.OK
-    settings: dict[str, Any] = json.loads(line)
+    launcher = Launcher()
+    launcher.start_ahead()
+    return _serve(json.loads(line), watch, launcher)
+
+
+def _serve(settings: dict[str, Any], watch: ParentWatch, launcher: Launcher) -> int:
+    # Imported while the first worker starts: the imports are most of this process's own start.
+    from opuspool import config as configs
+    from opuspool.curve import CurveKeys
+    from opuspool.errors import ConfigError
+    from opuspool_supervisor import console, listen
+    from opuspool_supervisor.log import Log
+    from opuspool_supervisor.loop import Supervisor
+
     config = configs.from_json(json.dumps(settings["config"]).encode())
     directory = settings["directory"]
     address = _address(Path(directory)) if directory else "tcp://127.0.0.1:*"
@@ -45,11 +53,12 @@ def main() -> int:
     try:
         listener = listen.listen(address, keys, own_directory=True)
     except ConfigError as error:
+        launcher.close()
         _say({"error": str(error)})
         return ExitCode.ENDPOINT
     _say({"endpoint": listener.endpoint, "keys": asdict(keys) if keys else None})
     logger = Log(config.supervisor.embedded_log_level)
-    supervisor = Supervisor(config, listener, logger, parent=watch)
+    supervisor = Supervisor(config, listener, logger, parent=watch, launcher=launcher)
     supervisor.handle_signals(signal.SIGTERM)
     with console.held(drain=False):
         supervisor.run()

@@ -1,4 +1,4 @@
-"""Worker processes: spawn, kill, wait; the only file of the supervisor that touches processes."""
+"""Worker processes: spawn, kill, wait; only this and launch.py touch processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import queue
 import signal
 import sys
-import tempfile
 import threading
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
@@ -21,14 +20,10 @@ from opuspool import recorder
 from opuspool.exitcause import name_exit
 from opuspool_supervisor.core import Death
 
-if sys.platform == "win32":
-    from opuspool_supervisor.spawn_windows import Starter
-else:
-    from opuspool_supervisor.spawn_posix import Starter
-
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
+
+    from opuspool_supervisor.launch import Launched, Launcher
 
 STDERR_TAIL_BYTES = 64 * 1024
 """Of a worker's standard error, this much is kept."""
@@ -63,12 +58,12 @@ class Exit:
 class WorkerProcess:
     """One running worker."""
 
-    def __init__(self, serial: int, popen: subprocess.Popen[bytes], fds: tuple[int, int]) -> None:
+    def __init__(self, serial: int, launched: Launched) -> None:
         self.serial = serial
-        self.pid = popen.pid
-        self._popen = popen
-        recorder_fd, self._fault_fd = fds
-        self._recorder = recorder.FlightRecorder(recorder_fd)
+        self.pid = launched.popen.pid
+        self._popen = launched.popen
+        self._fault_fd = launched.fault_fd
+        self._recorder = recorder.FlightRecorder(launched.recorder_fd)
         self._tail = bytearray()
 
     def progress(self) -> int:
@@ -127,12 +122,12 @@ class Processes:
         exits: ends of processes, noted by a thread a worker; `wake` is called after each.
     """
 
-    def __init__(self, launch: WorkerLaunch, wake: Callable[[], None]) -> None:
+    def __init__(self, launch: WorkerLaunch, launcher: Launcher, wake: Callable[[], None]) -> None:
         self.exits: queue.SimpleQueue[Exit] = queue.SimpleQueue()
         self._launch = launch
+        self._launcher = launcher
         self._wake = wake
         self._running: dict[int, WorkerProcess] = {}
-        self._starter = Starter()
 
     def spawn(self, serial: int, identity: bytes) -> WorkerProcess:
         """Start a worker.
@@ -141,15 +136,10 @@ class Processes:
             OSError: the system has no room for another process or its descriptors.
         """
         with ExitStack() as undo:
-            recorder_fd = recorder.create()
-            undo.callback(recorder.release, recorder_fd)
-            fault_fd = _unnamed_file()
-            undo.callback(os.close, fault_fd)
-            popen, *inherited = self._starter.start(recorder_fd, fault_fd)
-            undo.callback(_discard, popen)
-            self._starter.hold(popen)
-            self._launch_line(popen, identity, *inherited)
-            process = WorkerProcess(serial, popen, (recorder_fd, fault_fd))
+            launched = self._launcher.start()
+            undo.callback(launched.discard)
+            self._launch_line(launched, identity)
+            process = WorkerProcess(serial, launched)
             watch = threading.Thread(
                 target=self._watch, args=(process,), daemon=True, name=f"worker-{serial}"
             )
@@ -158,7 +148,7 @@ class Processes:
             except (RuntimeError, MemoryError) as error:
                 raise OSError(errno.EAGAIN, f"{error}") from None
             undo.pop_all()
-        recorder.release(recorder_fd)
+        recorder.release(launched.recorder_fd)
         self._running[serial] = process
         return process
 
@@ -172,6 +162,7 @@ class Processes:
 
     def kill_all(self, seconds: float) -> None:
         """Kill every worker and wait for their ends, at most `seconds` for each."""
+        self._launcher.close()
         for process in self._running.values():
             process.kill(dump=False)
         while self._running:
@@ -180,41 +171,26 @@ class Processes:
             except queue.Empty:
                 return
 
-    def _launch_line(
-        self, popen: subprocess.Popen[bytes], identity: bytes, recorder_fd: int, fault_fd: int
-    ) -> None:
+    def _launch_line(self, launched: Launched, identity: bytes) -> None:
+        recorder_fd, fault_fd = launched.inherited
         launch = replace(
             self._launch,
             identity=identity.hex(),
-            group=self._starter.group,
+            group=self._launcher.group,
             recorder_fd=recorder_fd,
             fault_fd=fault_fd,
         )
-        if popen.stdin is not None:
-            with suppress(
-                OSError
-            ):  # BrokenPipeError, on Windows EINVAL: it died at once; its exit tells why
-                popen.stdin.write(_line(asdict(launch)))
-                popen.stdin.flush()
+        stdin = launched.popen.stdin
+        if stdin is not None:
+            # BrokenPipeError, on Windows EINVAL: it died at once; its exit tells why
+            with suppress(OSError):
+                stdin.write(_line(asdict(launch)))
+                stdin.flush()
 
     def _watch(self, process: WorkerProcess) -> None:
         self.exits.put(process.wait())
         self._wake()
 
 
-def _discard(popen: subprocess.Popen[bytes]) -> None:
-    """End a worker that cannot be watched."""
-    popen.kill()
-    popen.wait()
-    for pipe in (popen.stdin, popen.stderr):
-        if pipe is not None:
-            pipe.close()
-
-
 def _line(value: dict[str, Any]) -> bytes:
     return json.dumps(value).encode() + b"\n"
-
-
-def _unnamed_file() -> int:
-    with tempfile.TemporaryFile(prefix="opuspool-fault-") as file:
-        return os.dup(file.fileno())

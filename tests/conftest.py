@@ -29,9 +29,12 @@ _run_folder = pytest.StashKey[Path]()
 def pytest_configure(config: pytest.Config) -> None:
     """Give this run temporary folders of its own, so that runs side by side do not see each other.
 
-    The path is short: the name of a Unix socket ends at 107 bytes. pytest's own `tmp_path` stays
-    where it was, to be looked at after a failure.
+    With `-n` every process of the run has its own, but the one that only hands tests out. The path
+    is short: the name of a Unix socket ends at 107 bytes. pytest's own `tmp_path` stays where it
+    was, to be looked at after a failure.
     """
+    if config.getoption("numprocesses", None):
+        return
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script
         signal.signal(signal.SIGINT, signal.default_int_handler)  # what tests start inherits it
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())

@@ -32,14 +32,19 @@ def test_what_ctypes_has_caught_is_named_by_its_status(code: int, reason: str, w
     assert name_exit(ExitCode.FAULT, f"opuspool-worker: {said}\n") == (reason, said)
 
 
-def test_the_incidents_words_are_an_access_violation_with_its_address() -> None:
-    error = OSError("exception: access violation writing 0x000000208F210000")
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("exception: access violation writing 0x000000208F210000", "access_violation"),
+        ("exception: stack overflow", "stack_overflow"),
+        ("exception: integer divide by zero", "fpe"),
+    ],
+)
+def test_what_ctypes_has_words_for_is_named_by_them(words: str, reason: str) -> None:
+    error = OSError(words)
     assert is_fault(error)
     said = caught(error)
-    assert name_exit(ExitCode.FAULT, f"opuspool-worker: {said}\n") == (
-        "access_violation",
-        "exception: access violation writing 0x000000208F210000",
-    )
+    assert name_exit(ExitCode.FAULT, f"opuspool-worker: {said}\n") == (reason, words)
 
 
 def test_an_error_of_the_system_is_no_fault() -> None:

@@ -24,8 +24,7 @@ def reproduce(seconds: float = SECONDS) -> throwaway.End:
     """Have a fault and "repair" the decoder, in a throw-away process.
 
     Args:
-        seconds: how long to wait; the repair would take less than a millisecond, the process's
-            start up to 10 s (Wine).
+        seconds: how long to wait for it; the repair would take less than a millisecond.
     """
     print("self_deadlock: a lock that is not reentrant, taken twice by one thread", flush=True)
     return throwaway.run("self_deadlock.py", "here", silence=seconds)

@@ -12,6 +12,8 @@ from pathlib import Path
 from opuspool import exitcause
 
 HUNG = "hung"
+START_SECONDS = 120.0
+"""Before its first line; on a busy machine under Wine a start takes that long."""
 _NO_DIALOGS = 0x8003  # errhandlingapi.h: no box for critical errors, faults, missing files
 
 
@@ -35,7 +37,8 @@ def run(*command: str, silence: float) -> End:
 
     Args:
         command: a script of this folder and its arguments.
-        silence: seconds without output after which it is killed; its reason is then `HUNG`.
+        silence: seconds without output after which it is killed, once it has written a line; its
+            reason is then `HUNG`. Before, it has `START_SECONDS`.
     """
     process = subprocess.Popen(
         python(*command),
@@ -56,7 +59,7 @@ def run(*command: str, silence: float) -> End:
             print("  |", lines[-1], flush=True)
     code = process.wait()
     if watchdog.stop():
-        end = End(HUNG, f"it hung; killed after {silence:g} s", lines)
+        end = End(HUNG, f"it hung; killed after {watchdog.seconds:g} s", lines)
     else:
         end = End(*exitcause.name_exit(code), lines)
     print(f"  the process ended: {end.words}", flush=True)
@@ -70,9 +73,14 @@ def python(*command: str) -> list[str]:
 
 
 class Watchdog:
-    """Kills a process from which nothing is heard for some seconds."""
+    """Kills a process from which nothing is heard for some seconds.
+
+    Attributes:
+        seconds: that count just now: `START_SECONDS`, then `silence`.
+    """
 
     def __init__(self, process: subprocess.Popen[str], silence: float) -> None:
+        self.seconds = START_SECONDS
         self._process = process
         self._silence = silence
         self._killed = False
@@ -81,6 +89,7 @@ class Watchdog:
     def heard(self) -> None:
         """It has shown that it lives."""
         self._timer.cancel()
+        self.seconds = self._silence
         self._timer = self._start()
 
     def stop(self) -> bool:
@@ -90,7 +99,7 @@ class Watchdog:
         return self._killed
 
     def _start(self) -> threading.Timer:
-        timer = threading.Timer(self._silence, self._kill)
+        timer = threading.Timer(self.seconds, self._kill)
         timer.start()
         return timer
 

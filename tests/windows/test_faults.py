@@ -33,11 +33,12 @@ CAUGHT = [
     pytest.param("segv", "access_violation", INCIDENT, marks=SMOKE),
     ("memset", "access_violation", INCIDENT),
     ("overrun", "access_violation", "exception: access violation writing 0x"),
-    ("stack", "stack_overflow", "exception: stack overflow (0xC00000FD)"),
+    ("stack", "stack_overflow", "exception: stack overflow"),
     ("ill", "ill", "exception: illegal instruction (0xC000001D)"),
-    ("fpe", "fpe", "exception: integer divide by zero (0xC0000094)"),
+    ("fpe", "fpe", "exception: integer divide by zero"),
 ]
-"""What libopus raises on the worker's own thread: ctypes catches it, and the worker leaves."""
+"""What libopus raises on the worker's own thread: ctypes catches it, and the worker leaves. Where
+ctypes has words of its own, they have no code."""
 
 ENDED = [
     ("thread-segv", "access_violation", "access violation (0xC0000005)"),

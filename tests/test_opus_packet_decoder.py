@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,8 @@ import numpy as np
 import pytest
 from killing import Killer, all_idle, check_books, deaths
 from recordings import speech_packets
-from reference import Pcm, ReferenceEncoder, golden
+from reference import ReferenceEncoder, golden
+from servicebytes import framed, int16
 from waiting import wait_until
 
 from opuspool import compat
@@ -39,23 +39,6 @@ def _shared_pool() -> Iterator[None]:
     compat.configure(workers=2)
     yield
     compat.close()
-
-
-def int16(pcm: Pcm) -> bytes:
-    """As the incident's service makes it, sample by sample, in Python's own numbers."""
-    values = [int(max(-1.0, min(1.0, float(value))) * 32767) for value in pcm.reshape(-1)]
-    return struct.pack(f"<{len(values)}h", *values)
-
-
-def framed(packets: list[bytes], first: int | None = None) -> bytes:
-    """As they stand on the wire, with numbers from `first` on."""
-    parts = []
-    for index, packet in enumerate(packets):
-        parts.append(struct.pack("<H", len(packet)))
-        if first is not None:
-            parts.append(struct.pack("<I", (first + index) % 2**32))
-        parts.append(packet)
-    return b"".join(parts)
 
 
 # ---- the decoder ----------------------------------------------------------------------------

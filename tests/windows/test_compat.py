@@ -83,6 +83,7 @@ def test_pyogg_answers_alike() -> None:
     assert same(script, theirs, opuspool.compat.pyogg) == 17
 
 
+@pytest.mark.smoke
 def test_the_incidents_decoder_outlives_an_access_violation() -> None:
     """The packet that faults gives no PCM, those before and after it what they should."""
     before = default_pool().status()["counters"]["access_violations"]

@@ -82,7 +82,6 @@ def stopped(daemon: Daemon, pids: list[int]) -> None:
     lane.gone(pids)
 
 
-@pytest.mark.smoke
 def test_ctrl_c_drains_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lane.use_faulting(monkeypatch)
     config, address = lane.daemon_settings(tmp_path)

@@ -27,10 +27,8 @@ assert sys.platform == "win32"
 
 INCIDENT = "exception: access violation writing 0x000000208F210000"
 
-SMOKE = pytest.mark.smoke
-
 CAUGHT = [
-    pytest.param("segv", "access_violation", INCIDENT, marks=SMOKE),
+    ("segv", "access_violation", INCIDENT),
     ("memset", "access_violation", INCIDENT),
     ("overrun", "access_violation", "exception: access violation writing 0x"),
     ("stack", "stack_overflow", "exception: stack overflow"),
@@ -46,7 +44,7 @@ ENDED = [
     ("thread-stack", "stack_overflow", "stack overflow (0xC00000FD)"),
     ("thread-corrupt", "heap_corruption", "heap corruption (0xC0000374)"),
     ("thread-failfast", "abort", "fail-fast (0xC0000409)"),
-    pytest.param("heap", "heap_corruption", "heap corruption (0xC0000374)", marks=SMOKE),
+    ("heap", "heap_corruption", "heap corruption (0xC0000374)"),
     ("abort", "abort", "abort()"),
     ("exit", "exit", "exit code 5"),
 ]
@@ -148,8 +146,7 @@ def test_a_hang_costs_its_own_packet(
         assert all(report["digest"] for report in lane.reports(tmp_path, 2))
 
 
-@SMOKE
-@pytest.mark.parametrize("fault", ["segv", "memset"])
+@pytest.mark.parametrize("fault", [pytest.param("segv", marks=pytest.mark.smoke), "memset"])
 def test_the_log_names_the_incident_and_the_restart_that_followed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -120,9 +120,9 @@ def _rates(before: Report | None, now: Report) -> RenderableType:
         value = rates.rate(before, now, counter)
         return "-" if value is None else f"{value:,.0f}"
 
-    def slow(timing: str, percent: float) -> str:
+    def slow(timing: str, percent: int) -> str:
         value = rates.percentile(before, now, timing, percent)
-        return "-" if value is None else f"{value * 1000:g} ms"
+        return f"p{percent} -" if value is None else f"p{percent} <= {value * 1000:g} ms"
 
     facts = [
         f"{often('packets_decoded')} packets/s",
@@ -133,8 +133,8 @@ def _rates(before: Report | None, now: Report) -> RenderableType:
         f"{now['in_flight']} in flight",
     ]
     times = [
-        f"lease p50 <= {slow('decode_seconds', 50)}, p99 <= {slow('decode_seconds', 99)}",
-        f"recovery p99 <= {slow('recovery_seconds', 99)}",
+        f"lease {slow('decode_seconds', 50)}, {slow('decode_seconds', 99)}",
+        f"recovery {slow('recovery_seconds', 99)}",
     ]
     return Text(f"{', '.join(facts)}\n{'; '.join(times)}")
 

@@ -421,10 +421,12 @@ class Supervisor:
         self._core.reconfigure(config, now)
 
     def _close(self) -> None:
-        self._core.dispatcher.fail_all(Status.SHUTDOWN, "the supervisor has shut down")
-        self._send_answers()
-        self._listener.close()  # first: if this process is killed now, its orphans finish that
-        self._processes.kill_all(KILL_SECONDS)
+        try:
+            self._core.dispatcher.fail_all(Status.SHUTDOWN, "the supervisor has shut down")
+            self._send_answers()
+            self._listener.close()  # first: if this process is killed now, its orphans finish that
+        finally:
+            self._processes.kill_all(KILL_SECONDS)
         self._reporter.close()
         if self._monitor is not None:
             self._monitor.close()

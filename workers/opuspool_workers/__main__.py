@@ -20,7 +20,7 @@ from opuspool.exitcause import caught, is_fault
 from opuspool.exitcodes import ExitCode
 from opuspool.parent import DeathSignal, ParentWatch
 from opuspool.recorder import FlightRecorder
-from opuspool.rundir import LOCK_WAIT_SECONDS, RunFiles
+from opuspool.rundir import RunFiles
 from opuspool.streamformat import StreamFormat
 from opuspool_workers import libopus, selftest, settings
 from opuspool_workers.checkpoint import Relocator
@@ -29,6 +29,10 @@ from opuspool_workers.serve import LeaseRunner, ProtocolError, Server
 
 if TYPE_CHECKING:
     from opuspool_workers.settings import WorkerSettings
+
+
+PATIENCE_SECONDS = 0.5
+"""A supervisor that dies may hold its lock for so long after its pipes have ended."""
 
 
 def main() -> int:
@@ -65,7 +69,7 @@ def _clear_up(config: WorkerSettings) -> None:
     """The supervisor was killed: remove its sockets, and the other workers, hung or stopped."""
     if config.socket:
         files = RunFiles(Path(config.socket), config.own_directory)
-        if not files.sweep(LOCK_WAIT_SECONDS):
+        if not files.sweep(PATIENCE_SECONDS):
             return  # a successor lives there
     if sys.platform != "win32" and config.group == os.getpgrp():
         os.killpg(config.group, signal.SIGKILL)

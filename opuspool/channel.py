@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
     from opuspool.curve import CurveKeys
 
-_REFUSED = (
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-)
+_REFUSED = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+_BROKEN_OFF = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+_LOST = int(zmq.EVENT_DISCONNECTED)
+
+HANDSHAKES = 3
+"""So many that are broken off mean wrong keys; once, it may be a supervisor that is too busy.
+
+Who encrypts for another supervisor gets no answer: its messages cannot be read.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,8 @@ class Channel:
         self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
         if address.keys is not None:
             address.keys.join(self.socket)
-        self.monitor = self.socket.get_monitor_socket(_REFUSED | zmq.EVENT_DISCONNECTED)
+        self.monitor = self.socket.get_monitor_socket(_REFUSED | _BROKEN_OFF | _LOST)
+        self._broken_off = 0
         self.socket.connect(address.endpoint)
 
     @property
@@ -77,7 +82,9 @@ class Channel:
         happened = 0
         for event in sockevents.events(self.monitor):
             happened |= event
-        return bool(happened & _REFUSED), bool(happened & zmq.EVENT_DISCONNECTED)
+            self._broken_off += bool(event & _BROKEN_OFF)
+        refused = bool(happened & _REFUSED) or self._broken_off >= HANDSHAKES
+        return refused, bool(happened & _LOST)
 
     def close(self, linger_ms: int = 0) -> None:
         """Close the socket; what is not sent within the linger is dropped."""

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # A run says of a commit what any other run says of it, and a failure as it was found: to shrink one
-# takes minutes. "hunt" looks where none has looked before. Neither has a deadline: a busy machine is no
-# bug.
+# takes minutes. "hunt" looks where none has looked before. No deadlines: a busy machine is no bug.
 settings.register_profile(
     "steady", deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate)
 )

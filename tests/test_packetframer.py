@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opuspool.compat.packetframer import MAX_PACKET_BYTES, PacketFramer
+from opuspool.compat.packetframer import PacketFramer
 from opuspool.compat.pcm16buffer import PCM16RingBuffer
+
+LONGEST = 4096
+"""Bytes; what the incident's service takes."""
 
 
 def framed(packet: bytes, number: int | None = None) -> bytes:
@@ -46,11 +49,11 @@ def test_packets_come_out_however_their_bytes_are_cut(
 
 def test_the_longest_packet_is_taken() -> None:
     framer = PacketFramer()
-    framer.feed(framed(bytes(MAX_PACKET_BYTES)))
-    assert framer.try_pop() == (None, bytes(MAX_PACKET_BYTES))
+    framer.feed(framed(bytes(LONGEST)))
+    assert framer.try_pop() == (None, bytes(LONGEST))
 
 
-@pytest.mark.parametrize("length", [0, MAX_PACKET_BYTES + 1, 0xFFFF])
+@pytest.mark.parametrize("length", [0, LONGEST + 1, 0xFFFF])
 def test_a_length_that_cannot_be_right_empties_the_buffer(
     length: int, caplog: pytest.LogCaptureFixture
 ) -> None:

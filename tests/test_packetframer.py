@@ -7,18 +7,13 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from servicebytes import framed
 
 from opuspool.compat.packetframer import PacketFramer
 from opuspool.compat.pcm16buffer import PCM16RingBuffer
 
 LONGEST = 4096
 """Bytes; what the incident's service takes."""
-
-
-def framed(packet: bytes, number: int | None = None) -> bytes:
-    """As it stands on the wire."""
-    length = struct.pack("<H", len(packet))
-    return length + (b"" if number is None else struct.pack("<I", number)) + packet
 
 
 def popped(framer: PacketFramer) -> list[tuple[int | None, bytes]]:
@@ -37,7 +32,7 @@ def test_packets_come_out_however_their_bytes_are_cut(
     packets: list[tuple[int, bytes]], with_seq: bool, data: st.DataObject
 ) -> None:
     sent = [(number if with_seq else None, packet) for number, packet in packets]
-    stream = b"".join(framed(packet, number) for number, packet in sent)
+    stream = b"".join(framed([packet], number) for number, packet in sent)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     framer = PacketFramer(with_seq=with_seq)
     found = []
@@ -49,7 +44,7 @@ def test_packets_come_out_however_their_bytes_are_cut(
 
 def test_the_longest_packet_is_taken() -> None:
     framer = PacketFramer()
-    framer.feed(framed(bytes(LONGEST)))
+    framer.feed(framed([bytes(LONGEST)]))
     assert framer.try_pop() == (None, bytes(LONGEST))
 
 
@@ -59,18 +54,18 @@ def test_a_length_that_cannot_be_right_empties_the_buffer(
 ) -> None:
     """What came whole before it comes out; what comes afterwards is read from its start."""
     framer = PacketFramer()
-    framer.feed(framed(b"before") + struct.pack("<H", length) + framed(b"behind"))
+    framer.feed(framed([b"before"]) + struct.pack("<H", length) + framed([b"behind"]))
     assert popped(framer) == [(None, b"before")]
     assert f"a packet of {length} bytes" in caplog.text
-    framer.feed(framed(b"after"))
+    framer.feed(framed([b"after"]))
     assert popped(framer) == [(None, b"after")]
 
 
 def test_a_cleared_framer_begins_anew() -> None:
     framer = PacketFramer(with_seq=True)
-    framer.feed(framed(b"half", 1)[:-1])
+    framer.feed(framed([b"half"], 1)[:-1])
     framer.clear()
-    framer.feed(framed(b"whole", 2))
+    framer.feed(framed([b"whole"], 2))
     assert popped(framer) == [(2, b"whole")]
 
 

@@ -152,10 +152,10 @@ def examine(
         phase=_phase(worker, lease, place),
         info=worker.info,
         killed_for=worker.killed_for,
-        format=_format(lease, place) if lease and place else None,
+        format=_format(lease, place, stream) if lease and place else None,
         client=stream.client.key.hex() if stream else None,
         stream=stream.id if stream else None,
-        in_hand=_in_hand(lease, place, weight) if lease and place else None,
+        in_hand=_in_hand(lease, place, stream, weight) if lease and place else None,
         suspects=_suspects(worker, lease, place),
     )
 
@@ -178,12 +178,11 @@ def _phase(worker: Worker, lease: Lease | None, place: _Place | None) -> Phase:
     return "rebuilding" if step.action in _REBUILDING else "decoding"
 
 
-def _format(lease: Lease, place: _Place) -> StreamFormat | None:
+def _format(lease: Lease, place: _Place, stream: Stream | None) -> StreamFormat | None:
     step, _ = lease.steps[place.record]
     if step.action in _REBUILDING or step.action == Action.DECODE:
         return FORMATS.get(step.format)
-    stream = _stream(lease, step.stream)  # other steps carry no format
-    return stream.format if stream else None
+    return stream.format if stream else None  # other steps carry no format
 
 
 def _stream(lease: Lease, key: int) -> Stream | None:
@@ -194,14 +193,14 @@ def _stream(lease: Lease, key: int) -> Stream | None:
     return None
 
 
-def _in_hand(lease: Lease, place: _Place, weight: float) -> InHand | None:
+def _in_hand(lease: Lease, place: _Place, stream: Stream | None, weight: float) -> InHand | None:
     step, payload = lease.steps[place.record]
     if step.action not in _RUNNING or place.op >= step.ops:
         return None
     return InHand(
         ops.unpack(payload, step.ops)[place.op],
         _blame(lease, place) + weight,
-        _history(lease, place),
+        _history(lease, place, stream) if stream else None,
     )
 
 
@@ -212,15 +211,11 @@ def _blame(lease: Lease, place: _Place) -> float:
     return request.blame.get(place.op, 0.0)
 
 
-def _history(lease: Lease, place: _Place) -> History | None:
+def _history(lease: Lease, place: _Place, stream: Stream) -> History:
     """What the stream's decoder had been through before the operation in hand."""
-    key = lease.steps[place.record][0].stream
-    stream = _stream(lease, key)
-    if stream is None:
-        return None
     checkpoint, journal = _settled(stream)
     for step, payload in lease.steps[: place.record]:
-        if step.stream != key:
+        if step.stream != stream.key:
             continue
         if step.action in {Action.OPEN, Action.RESTORE}:
             checkpoint, journal = payload or None, []

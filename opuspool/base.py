@@ -161,6 +161,7 @@ class PoolBase:
     ) -> None:
         self._endpoint = endpoint
         self._config = settings(config, workers, spares, libopus)
+        self._timeout_seconds = self._config.requests.timeout_seconds
         self._stream_ids = itertools.count(1)
         self._backend: Backend | None = None
         self._end: Callable[[], Any] | None = None
@@ -184,10 +185,10 @@ class PoolBase:
     def _deadline(self, timeout: float | None) -> float:
         """The monotonic time at which a call with this timeout (seconds) must have ended."""
         if timeout is None:
-            timeout = self._config.requests.timeout_seconds
-        elif isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+            return time.monotonic() + self._timeout_seconds
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
             raise TypeError(f"timeout must be seconds, not {type(timeout).__name__}")
-        elif not timeout > 0:
+        if not timeout > 0:
             raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
         return time.monotonic() + timeout
 

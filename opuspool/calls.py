@@ -126,16 +126,20 @@ class Call:
         self.payload = payload
         self.status = status
 
-    def pcm_of(self, operation: Op) -> Pcm:
+    def pcm(self) -> Pcm:
         """The PCM of its only operation; as `collect`, at less cost where all went well.
 
         Raises:
             OpusPoolError: the request failed, or the packet was refused or is poison.
         """
         fmt = self.stream.format
-        if self.status == _OK and ops.is_whole(self.payload, fmt.frame_bytes):
-            return pcm.from_outcome(self.payload, fmt)
-        return collect([self.outcome()], [operation], fmt)
+        outcome = self.payload
+        whole = self.status == _OK and ops.is_whole(
+            outcome, fmt.frame_bytes, fmt.capacity, 0, len(outcome)
+        )
+        if whole:
+            return pcm.from_outcome(outcome, fmt)
+        return collect([self.outcome()], ops.unpack(self.blob, self.count), fmt)
 
     def complete(self) -> None:
         """Tell whoever waits for it."""
@@ -191,6 +195,17 @@ def operation(packet: Packet, *, fec: bool = False) -> Op:
     if len(packet) > MAX_PACKET_BYTES:
         packet = b""  # refused like any invalid packet, and not worth the way
     return Op(OpKind.FEC if fec else OpKind.PACKET, packet)
+
+
+def packed(packet: Packet, *, fec: bool = False) -> bytes:
+    """The operation that decodes a packet, packed; at little cost for the usual packet.
+
+    Raises:
+        TypeError, ValueError: as `operation`.
+    """
+    if type(packet) is bytes and len(packet) <= MAX_PACKET_BYTES and not fec:
+        return ops.pack_packet(packet)
+    return ops.pack_one(operation(packet, fec=fec))
 
 
 def operations(packets: Iterable[Packet]) -> list[Op]:

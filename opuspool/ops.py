@@ -91,14 +91,19 @@ def pack(ops: list[Op]) -> bytes:
     return struct.pack(f"<{len(ops)}I", *words) + b"".join([op.packet for op in ops])
 
 
+_int = int.from_bytes
 _WORD = struct.Struct("<I")
-_RESULT = struct.Struct("<i")
 
 
 def pack_one(op: Op) -> bytes:
     """Put one operation into a blob; the same as `pack([op])`, at less cost."""
     kind, packet, frame = op
     return _WORD.pack(kind << 24 | frame << 16 | len(packet)) + packet
+
+
+def pack_packet(packet: bytes) -> bytes:
+    """Put the operation that decodes a packet into a blob: its word is the packet's length."""
+    return len(packet).to_bytes(4, "little") + packet
 
 
 _GAIN = struct.Struct("<h")
@@ -140,12 +145,15 @@ def check(blob: bytes, count: int) -> None:
     Raises:
         WireError: it is not `count` operations.
     """
-    if count == 1 and len(blob) >= _WORD.size:  # the usual case, at less cost
-        (word,) = _WORD.unpack_from(blob)
-        length = word & 0xFFFF
-        if word >> 24 <= _LAST_KIND and length == len(blob) - 4 and length <= MAX_PACKET_BYTES:
-            return
-    words_of(blob, count)
+    if count != 1 or not is_one(blob):
+        words_of(blob, count)
+
+
+def is_one(blob: bytes) -> bool:
+    """Whether a blob is one operation; the usual case, at less cost."""
+    word = _int(blob[:4], "little")
+    size = len(blob) - 4
+    return word & 0xFFFF == size <= MAX_PACKET_BYTES and word >> 24 <= _LAST_KIND
 
 
 def words_of(blob: bytes, count: int) -> tuple[int, ...]:
@@ -226,12 +234,18 @@ def unpack_outcome(blob: bytes | memoryview, count: int, frame_bytes: int) -> Ou
     return Outcome(results, memoryview(blob)[head:])
 
 
-def is_whole(outcome: bytes, frame_bytes: int) -> bool:
-    """Whether an outcome is that of one operation, and of one that gave PCM."""
-    if len(outcome) < _RESULT.size:
-        return False
-    samples: int = _RESULT.unpack_from(outcome)[0]
-    return samples > 0 and _RESULT.size + samples * frame_bytes == len(outcome)
+def is_whole(data: bytes | memoryview, frame_bytes: int, capacity: int, at: int, size: int) -> bool:
+    """Whether an outcome is that of one operation that gave PCM, at most `capacity` samples.
+
+    Args:
+        data: what it lies in.
+        frame_bytes: bytes of a sample of all channels.
+        capacity: samples per channel, at most.
+        at: where it begins, bytes.
+        size: its length, bytes.
+    """
+    samples = _int(data[at : at + 4], "little")  # as if unsigned: an error code is more than fits
+    return 0 < samples <= capacity and 4 + samples * frame_bytes == size
 
 
 def check_outcome(blob: bytes, count: int, frame_bytes: int, capacity: int) -> None:
@@ -240,9 +254,6 @@ def check_outcome(blob: bytes, count: int, frame_bytes: int, capacity: int) -> N
     Raises:
         WireError: counts and lengths do not add up.
     """
-    most = _RESULT.size + capacity * frame_bytes
-    if count == 1 and len(blob) <= most and is_whole(blob, frame_bytes):
-        return  # the usual case, without taking it apart
     results = unpack_outcome(blob, count, frame_bytes).results
     if max(results) > capacity:
         raise WireError(f"{max(results)} samples of one packet, at most {capacity}")

@@ -296,11 +296,10 @@ class Stream:
         deadline = self._pool._deadline(timeout)  # noqa: SLF001  its other half
         state = self._state
         check_open(state)
-        operation = calls.operation(packet, fec=fec)
-        call = _ThreadCall(state, ops.pack_one(operation), 1, 0, deadline)
+        call = _ThreadCall(state, calls.packed(packet, fec=fec), 1, 0, deadline)
         self._connection.submit(call)
         call.wait()
-        return call.pcm_of(operation)
+        return call.pcm()
 
     def decode_many(self, packets: Iterable[Packet], *, timeout: float | None = None) -> Pcm:
         """Decode several packets, one after another; returns their PCM in one array.

@@ -85,3 +85,6 @@ FORMATS: dict[int, StreamFormat] = {
     )
 }
 """Every format by its code on the wire."""
+
+MAX_PACKET_PCM_BYTES = max(fmt.max_packet_pcm_bytes for fmt in FORMATS.values())
+"""Bytes of PCM that a packet may decode to, whatever the format."""

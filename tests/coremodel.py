@@ -36,8 +36,9 @@ from opuspool.streamformat import StreamFormat
 from opuspool.wire import Action, Flag, Kind, Status, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
+    from opuspool_supervisor.answers import Answers
     from opuspool_supervisor.core import Instruction
     from opuspool_supervisor.records import Lease, Request, Stream
     from opuspool_supervisor.slots import Slot
@@ -277,6 +278,13 @@ class Track:
 
     def __repr__(self) -> str:
         return f"stream {self.id} of client {self.client.decode()}"
+
+
+def taken_apart(answers: Answers) -> Iterator[tuple[wire.Answer, bytes]]:
+    """A client's answers and their payloads, as it gets them."""
+    for frames in answers.messages():
+        message = wire.parse(frames)
+        yield from zip(message.records, message.payloads(), strict=True)
 
 
 class World:
@@ -606,11 +614,9 @@ class World:
     def _take_answers(self) -> None:
         answers = self.dispatcher.answers
         while answers:
-            client, pairs = answers.popitem()
+            client, gathered = answers.popitem()
             assert client not in self.gone, f"answers for {client!r}, which is gone"
-            for row, payload in pairs:
-                answer = wire.Answer._make(row)
-                assert answer.length == len(payload)
+            for answer, payload in taken_apart(gathered):
                 if answer.status == Status.CHECKPOINT:
                     assert (client, answer.id) in self.tracks
                 else:

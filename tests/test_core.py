@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from coremodel import BAD, HANG, KILLER, OUTSIDE, SAMPLES, ToyDecoder, World, packet, packets
+from coremodel import (
+    BAD,
+    HANG,
+    KILLER,
+    OUTSIDE,
+    SAMPLES,
+    ToyDecoder,
+    World,
+    packet,
+    packets,
+    taken_apart,
+)
 from opuspool_supervisor import audit, canary
 from opuspool_supervisor.blame import FREE_KILLS, _punish
 from opuspool_supervisor.core import DUMP_SECONDS, RETIRE_SECONDS, Death
@@ -1157,8 +1168,7 @@ def test_a_silent_client_is_dropped_after_its_time() -> None:
 def request(made: World, record: Request, blob: bytes) -> tuple[Status, dict[str, Any]]:
     """What one raw request is told at once."""
     made.dispatcher.accept(b"raw", wire.Message(Kind.REQUESTS, 0, [record], blob), made.now)
-    [(row, payload)] = made.dispatcher.answers.pop(b"raw")
-    answer = wire.Answer._make(row)
+    [(answer, payload)] = taken_apart(made.dispatcher.answers.pop(b"raw"))
     assert answer.id == record.id
     return Status(answer.status), wire.read_json(payload)
 

@@ -287,10 +287,10 @@ def test_an_autopsy_believes_nothing_that_cannot_be(
     """The flight recorder is memory of a process that may have gone wild."""
     slot, worker = Slot(0, spare=False), Worker(1, 1, started=5.0, ready=6.0)
     code = StreamFormat().code
-    slot.lease = Lease(7, 0.0, [(Step(1, 0, 0, code, Action.OPEN), b"")])
+    slot.lease = Lease(7, 0.0, [Step(1, 0, 0, code, Action.OPEN)], [b""])
     for packets in (PACKETS[:2], PACKETS[2:4]):
         blob = ops.pack([Op(OpKind.PACKET, packet) for packet in packets])
-        slot.lease.steps.append((Step(1, len(blob), 2, code, Action.DECODE), blob))
+        slot.lease.add([(Step(1, len(blob), 2, code, Action.DECODE), blob)])
     found = autopsy.examine(slot, worker, position, weight=1.0, now=8.5)
     assert (found.phase, found.age_seconds) == (phase, 3.5)
     assert (found.in_hand.op.packet if found.in_hand else None) == in_hand
@@ -305,7 +305,7 @@ def test_of_large_requests_only_the_last_packets_are_remembered() -> None:
     step = Step(1, len(blob), len(packets), StreamFormat().code, Action.DECODE)
     worker = Worker(1, 1, started=0.0, ready=0.0)
     for _ in range(30):
-        autopsy.remember(worker, Lease(7, 0.0, [(step, blob)]))
+        autopsy.remember(worker, Lease(7, 0.0, [step], [blob]))
     assert worker.packets == 30 * 40
     assert sum(len(blob) for blob, _ in worker.recent) < 16 * 16 * 60_100
     found = autopsy.examine(Slot(0, spare=False), worker, None, weight=1.0, now=0.0)

@@ -113,12 +113,13 @@ class _Place(NamedTuple):
 
 def remember(worker: Worker, lease: Lease) -> None:
     """Note what a worker has decoded in a lease that is settled; as cheap as can be."""
-    steps = lease.steps
-    worker.packets += sum([step.ops for step, _ in steps if step.action == _DECODE])
-    for step, payload in steps[-RECENT_PACKETS:]:
-        if step.action == _DECODE:
-            large = step.length > LARGE_BYTES
-            worker.recent.append(_tail(payload, step.ops) if large else (payload, step.ops))
+    rows = lease.rows
+    worker.packets += sum([count for _, _, count, _, action in rows if action == _DECODE])
+    last = zip(rows[-RECENT_PACKETS:], lease.payloads[-RECENT_PACKETS:], strict=True)
+    for (_, length, count, _, action), payload in last:
+        if action == _DECODE:
+            large = length > LARGE_BYTES
+            worker.recent.append(_tail(payload, count) if large else (payload, count))
 
 
 def _tail(payload: bytes, count: int) -> tuple[bytes, int]:
@@ -164,7 +165,7 @@ def _place(lease: Lease | None, position: Position | None) -> _Place | None:
     # The recorder is memory of a process that may have gone wild: nothing in it is trusted.
     if lease is None or position is None or position.lease != lease.id:
         return None
-    if position.record >= len(lease.steps):
+    if position.record >= len(lease.rows):
         return None
     return _Place(position.record, position.op)
 

@@ -58,7 +58,7 @@ class Blame:
             self._garbled(lease)
             return None, False
         position = loss.position
-        if position is None or position.lease != lease.id or position.record >= len(lease.steps):
+        if position is None or position.lease != lease.id or position.record >= len(lease.rows):
             return None, False
         request, stream = _in_hand(lease, position.record)
         if stream is None:

@@ -468,7 +468,8 @@ class Core:
                 or self._is_doubtful(slot)
                 or now - slot.worker.proved > self._config.health.canary_seconds
             ):
-                lease = Lease(self.dispatcher.next_lease_id(), now, canary.steps(), canary=True)
+                lease = Lease(self.dispatcher.next_lease_id(), now, canary=True)
+                lease.add(canary.steps())
                 self.books.canaries += 1
             else:
                 continue

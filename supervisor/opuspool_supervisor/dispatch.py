@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from opuspool import ops, wire
 from opuspool.errors import WireError
 from opuspool.ops import POISON
-from opuspool.streamformat import FORMATS
+from opuspool.streamformat import FORMATS, MAX_PACKET_PCM_BYTES
 from opuspool.wire import Action, Answer, Flag, Status, Step
 from opuspool_supervisor import results
+from opuspool_supervisor.answers import Answers
 from opuspool_supervisor.blame import Blame
 from opuspool_supervisor.journal import Trust
 from opuspool_supervisor.quarantine import Quarantine
@@ -44,6 +45,7 @@ _OUTCOMES = {
 _CLOSE, _BULK = int(Flag.CLOSE), int(Flag.BULK)
 _NO_REQUEST = int(Flag.RESTORE | Flag.REPLAY)
 _DECODE = int(Action.DECODE)
+_AS_INT16 = int(ops.AS_INT16)
 
 BULK_SHARE = 4
 """Of a lease, at least one part in this many is for bulk requests, if any wait."""
@@ -80,7 +82,7 @@ class Dispatcher:
         self._take_sizes(config)
         self.clients: dict[bytes, Client] = {}
         self.unplaced: deque[Request] = deque()
-        self.answers: dict[bytes, list[tuple[wire.Row, bytes]]] = defaultdict(list)
+        self.answers: dict[bytes, Answers] = defaultdict(Answers)
         self.quarantine = Quarantine(config.quarantine.packets, config.quarantine.ttl_seconds)
         self._blame = Blame(config.requests.max_attempts, self.quarantine, books)
         self.retries = RetryBudget(config.requests, books)
@@ -117,15 +119,56 @@ class Dispatcher:
     def accept(self, key: bytes, message: wire.Message, now: float) -> None:
         """Take a client's requests; each is queued, or answered at once with why not."""
         client = self.client(key, now)
+        streams = client.streams
+        plain = self._has_room_for(message)
+        # Flat, since it is done for every packet: what is not plain in every way goes the long way.
         for row, blob in zip(message.rows, message.payloads(), strict=True):
-            stream_id, count, flags = row[1], row[4], row[6]
-            if flags & _NO_REQUEST:
-                self._hand_over(client, wire.Request._make(row), blob)
-            elif count:
-                self._accept(client, row, blob, now)
-            elif flags & _CLOSE and (stream := client.streams.get(stream_id)):
-                stream.closing = True
-                self._drop_if_done(stream)
+            number, stream_id, timeout_ms, size, count, code, flags = row
+            stream = streams.get(stream_id)
+            if (
+                not plain
+                or stream is None
+                or flags
+                or count != 1
+                or code != stream.format.code
+                or stream.slot is None
+                or stream.held
+                or stream.suspect
+                or not ops.is_one(blob)
+            ):
+                self._take(client, row, blob, now)
+                continue
+            request = Request(number, stream, 1, blob, now + timeout_ms / 1000)
+            stream.pending += 1
+            self._books.accepted += 1
+            self.queued += 1
+            self._queued_bytes += size
+            self._queued_output += request.output_bytes
+            slot = stream.slot
+            (slot.bulk if stream.bulk else slot.live).append(request)
+            slot.load += 1
+
+    def _has_room_for(self, message: wire.Message) -> bool:
+        """Whether nothing in a message of single operations can be refused, or has to be sifted."""
+        limits = self._limits
+        count = len(message.rows)
+        return (
+            self.refusal is None
+            and not len(self.quarantine)
+            and self.queued + count <= limits.queued_requests
+            and self._queued_bytes + len(message.data) <= limits.queued_bytes
+            and self._queued_output + count * MAX_PACKET_PCM_BYTES <= limits.queued_output_bytes
+        )
+
+    def _take(self, client: Client, row: wire.Row, blob: bytes, now: float) -> None:
+        stream_id, count, flags = row[1], row[4], row[6]
+        if flags & _NO_REQUEST:
+            self._hand_over(client, wire.Request._make(row), blob)
+        elif count:
+            self._accept(client, row, blob, now)
+        elif flags & _CLOSE and (stream := client.streams.get(stream_id)):
+            stream.closing = True
+            self._drop_if_done(stream)
 
     def _accept(self, client: Client, row: wire.Row, blob: bytes, now: float) -> None:
         self._books.accepted += 1
@@ -156,7 +199,7 @@ class Dispatcher:
     ) -> None:
         status, message = refusal
         self._books.requests[_OUTCOMES[status]] += 1
-        self.answers[client.key].append(_error_answer(row[0], status, message))
+        self.answers[client.key].add(*_error_answer(row[0], status, message))
         if stream is not None and row[6] & _CLOSE:
             stream.closing = True
             self._drop_if_done(stream)
@@ -338,8 +381,7 @@ class Dispatcher:
     def lease(self, slot: Slot, now: float) -> Lease | None:
         """Make the slot's next lease of what waits for it; None where nothing does."""
         lease = Lease(self.next_lease_id(), now)
-        for key in slot.closes[:MAX_CLOSES]:
-            lease.steps.append((Step(key, 0, 0, 0, Action.CLOSE), b""))
+        lease.add([(Step(key, 0, 0, 0, Action.CLOSE), b"") for key in slot.closes[:MAX_CLOSES]])
         del slot.closes[:MAX_CLOSES]
         if slot.closes:
             return lease
@@ -350,14 +392,15 @@ class Dispatcher:
         if not lease.isolated:
             share = self._lease_packets // BULK_SHARE if lease.expects else self._bulk_packets
             self._fill(lease, slot, queues[1], max(room, share, 1), now)
-        return lease if lease.steps else None
+        return lease if lease.rows else None
 
     def _fill(self, lease: Lease, slot: Slot, queue: deque[Request], room: int, now: float) -> int:
-        steps = lease.steps
-        expects = lease.expects
+        rows, payloads, expects = lease.rows, lease.payloads, lease.expects
         while queue and room > 0:
             request = queue[0]
-            if expects and (request.alone or not _fits(lease, request)):
+            stream = request.stream
+            fits = stream.resident and len(rows) + 2 <= wire.MAX_RECORDS
+            if expects and (request.alone or not (fits or _fits(lease, request))):
                 break
             queue.popleft()
             if not request.answered and request.deadline <= now:
@@ -366,15 +409,14 @@ class Dispatcher:
                 slot.load -= request.count
                 self._forget(request)
                 continue
-            stream = request.stream
             if len(self.quarantine):
                 request.blob = self._sift(request.blob, request.count, now)
             if not stream.resident:
-                self._rebuild(stream, steps)
+                self._rebuild(stream, lease)
             blob, count = request.blob, request.count
-            step = Step(stream.key, len(blob), count, stream.format.code, _DECODE)
-            expects.append((len(steps), request))
-            steps.append((step, blob))
+            expects.append((len(rows), request))
+            rows.append((stream.key, len(blob), count, stream.format.code, _DECODE))
+            payloads.append(blob)
             request.leased = True
             self.queued -= 1
             self.in_flight += 1
@@ -382,13 +424,13 @@ class Dispatcher:
             stream.unsaved += count
             if 0 < self._checkpoint_packets <= stream.unsaved and not stream.closing:
                 stream.unsaved = 0
-                expects.append((len(steps), stream))
-                steps.append((Step(stream.key, 0, 0, 0, Action.CHECKPOINT), b""))
+                expects.append((len(rows), stream))
+                lease.add([(Step(stream.key, 0, 0, 0, Action.CHECKPOINT), b"")])
         return room
 
-    def _rebuild(self, stream: Stream, steps: list[tuple[Step, bytes]]) -> None:
+    def _rebuild(self, stream: Stream, lease: Lease) -> None:
         journal = stream.journal
-        steps += journal.rebuild(stream, stream.trust)
+        lease.add(journal.rebuild(stream, stream.trust))
         stream.resident = True
         if stream.trust is not Trust.NOTHING:
             self._books.replayed_packets += journal.packets
@@ -403,56 +445,79 @@ class Dispatcher:
         Raises:
             ResultsError: they do not fit the lease; nothing of them has been used.
         """
-        payloads = message.payloads()
-        results.check(lease, message.rows, payloads)
-        for (_, what), row, payload in zip(lease.expects, message.rows, payloads, strict=True):
-            if isinstance(what, Stream):
-                self._save(what, payload)
+        rows, data = message.rows, message.data
+        results.check(lease, rows, data)
+        client: Client | None = None  # whose answers lie back to back from `start` on
+        answers: list[wire.Row] = []
+        start = at = 0
+        for (_, what), (_, size, packets, status) in zip(lease.expects, rows, strict=True):
+            end = at + size
+            if isinstance(what, Request):
+                slot.load -= packets
+                answer = self._settle(what, status, size, data[at:end] if status else b"")
+                stream = what.stream
             else:
-                slot.load -= what.count
-                self._settle(what, row[3], payload)
+                answer = self._save(what, data[at:end])
+                stream = what
+            to = stream.client if answer is not None else None
+            if to is not client:
+                self._answer(client, answers, data[start:at])
+                client, answers, start = to, [], at
+            if answer is not None:
+                answers.append(answer)
+            at = end
+        self._answer(client, answers, data[start:])
 
-    def _settle(self, request: Request, status: int, payload: bytes) -> None:
-        stream = request.stream
+    def _answer(self, client: Client | None, answers: list[wire.Row], data: bytes) -> None:
+        if client is not None:
+            self.answers[client.key].extend(answers, data)
+
+    def _settle(self, request: Request, status: int, size: int, failed: bytes) -> wire.Row | None:
+        """Take a request's result, whose payload has so many bytes; returns its answer, if any.
+
+        Args:
+            request: the request.
+            status: `wire.Status`.
+            size: bytes of its outcome.
+            failed: the outcome, where not all went well.
+        """
+        stream, blob, count = request.stream, request.blob, request.count
         books = self._books
-        count = decoded = request.count
-        outcome = "ok"
-        if status:
-            results = ops.unpack_outcome(payload, count, stream.format.frame_bytes).results
-            decoded = sum(n >= 0 for n in results)
-            outcome = "poison" if POISON in results else "invalid"
-        if decoded:
-            stream.suspect = False
-            if stream.deaths:
-                self._recovered(stream)
-        stream.journal.settle(request.blob, count, self._journal_packets)
+        decoded, outcome = (count, "ok") if not status else _judge(request, failed)
+        if decoded and (stream.suspect or stream.deaths):
+            self._recovered(stream)
+        stream.journal.settle(blob, count, self._journal_packets)
         books.packets_decoded += decoded
-        pcm_bytes = len(payload) - 4 * count  # behind a word an operation
-        if request.blob[2] & ops.AS_INT16 and stream.format.dtype == "float32":
+        pcm_bytes = size - 4 * count  # behind a word an operation
+        if blob[2] & _AS_INT16 and stream.format.dtype == "float32":
             pcm_bytes *= 2  # as it would be in the stream's own type
         books.audio_seconds += pcm_bytes / stream.format.bytes_per_second
-        if not request.answered:
+        wanted = not request.answered
+        if wanted:
             self._finish(request, outcome)
-            answer = request.id, len(payload), count, status
-            self.answers[stream.client.key].append((answer, payload))
         self._forget(request)
+        return (request.id, size, count, status) if wanted else None
 
     def _recovered(self, stream: Stream) -> None:
         """A stream whose workers had died has decoded something."""
+        stream.suspect = False
+        if not stream.deaths:
+            return
         stream.journal.commit(stream.trust)
         stream.deaths = 0
         stream.died_at = ()
         stream.gave_up = False
         stream.trust = Trust.ALL
 
-    def _save(self, stream: Stream, checkpoint: bytes) -> None:
+    def _save(self, stream: Stream, checkpoint: bytes) -> wire.Row | None:
+        """Keep a checkpoint; returns the copy for its client, if that still has the stream."""
         if not checkpoint:
-            return
+            return None
         stream.journal.save(checkpoint)
         self._books.checkpoints += 1
-        if stream.client.streams.get(stream.id) is stream:
-            copy = Answer(stream.id, len(checkpoint), 0, Status.CHECKPOINT)
-            self.answers[stream.client.key].append((copy, checkpoint))
+        if stream.client.streams.get(stream.id) is not stream:
+            return None
+        return Answer(stream.id, len(checkpoint), 0, Status.CHECKPOINT)
 
     # A worker is lost
 
@@ -597,7 +662,7 @@ class Dispatcher:
             return
         self._finish(request, _OUTCOMES[status])
         answer = _error_answer(request.id, status, message)
-        self.answers[request.stream.client.key].append(answer)
+        self.answers[request.stream.client.key].add(*answer)
 
     def _finish(self, request: Request, outcome: str) -> None:
         request.answered = True
@@ -628,14 +693,19 @@ class Dispatcher:
 
 
 def _fits(lease: Lease, request: Request) -> bool:
-    """Whether a request, with the rebuild that it may need, fits into a lease's message."""
-    if request.stream.resident:
-        return len(lease.steps) + 2 <= wire.MAX_RECORDS
+    """Whether a request, with the rebuild that it needs, fits into a lease's message."""
     journal = request.stream.journal
     size = sum(len(blob) for blob, _ in journal.entries) + len(journal.checkpoint or b"")
-    size += sum(len(payload) for _, payload in lease.steps) + len(request.blob)
-    steps = len(lease.steps) + len(journal.entries) + 4
+    size += sum(map(len, lease.payloads)) + len(request.blob)
+    steps = len(lease.rows) + len(journal.entries) + 4
     return steps <= wire.MAX_RECORDS and size <= wire.MAX_DATA_BYTES
+
+
+def _judge(request: Request, payload: bytes) -> tuple[int, str]:
+    """Of a request that did not go well all through: operations that did, and how it has ended."""
+    fmt = request.stream.format
+    results = ops.unpack_outcome(payload, request.count, fmt.frame_bytes).results
+    return sum(n >= 0 for n in results), "poison" if POISON in results else "invalid"
 
 
 def _error_answer(request_id: int, status: Status, message: str) -> tuple[wire.Row, bytes]:

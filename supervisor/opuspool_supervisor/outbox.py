@@ -7,22 +7,19 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from opuspool import frames, wire
-from opuspool.wire import Kind
+from opuspool import frames
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
 
-MESSAGE_BYTES = 1 << 20
-"""A message is closed when it has as many bytes of payload."""
+    from opuspool import wire
+    from opuspool_supervisor.answers import Answers
 
 WAITING_BYTES = 64 << 20
 """A client for which more than this waits does not read: it is dropped."""
 
 MESSAGE_COST = 1024
 """What a waiting message costs beside its payload, bytes."""
-
-Pairs = list[tuple[wire.Row, bytes]]
 
 
 class Outbox:
@@ -39,10 +36,10 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, address: bytes, pairs: Pairs) -> None:
+    def put(self, address: bytes, answers: Answers) -> None:
         """Add a client's answers to what waits for it."""
         queue = self._waiting.setdefault(address, deque())
-        for message in _messages(pairs):
+        for message in answers.messages():
             queue.append(message)
             self._bytes[address] = self._bytes.get(address, 0) + _cost(message)
 
@@ -80,21 +77,6 @@ class Outbox:
             self._bytes[address] -= _cost(queue.popleft())
         self.forget(address)
         return None
-
-
-def _messages(pairs: Pairs) -> Iterator[wire.Frames]:
-    rows: list[wire.Row] = []
-    payloads: list[bytes] = []
-    size = 0
-    for row, payload in pairs:
-        rows.append(row)
-        payloads.append(payload)
-        size += len(payload)
-        if size >= MESSAGE_BYTES or len(rows) == wire.MAX_RECORDS:
-            yield wire.pack(Kind.ANSWERS, rows, payloads)
-            rows, payloads, size = [], [], 0
-    if rows:
-        yield wire.pack(Kind.ANSWERS, rows, payloads)
 
 
 def _cost(message: wire.Frames) -> int:

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from opuspool import wire
+from opuspool.wire import Step
 from opuspool_supervisor.journal import Journal, Trust
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from opuspool.recorder import Position
     from opuspool.streamformat import StreamFormat
-    from opuspool.wire import Step
+    from opuspool.wire import Row
     from opuspool_supervisor.slots import Slot
 
 
@@ -117,7 +120,8 @@ class Lease:
     """Requests bound to a slot's worker until reply, exit or deadline.
 
     Attributes:
-        steps: what the worker is to do.
+        rows: what the worker is to do, each a `Step` without names.
+        payloads: what belongs to each.
         expects: of which steps a result must come, and for whom.
         canary: no client's, but a known packet.
         made: monotonic time at which it was made.
@@ -128,7 +132,8 @@ class Lease:
 
     id: int
     moved: float
-    steps: list[tuple[Step, bytes]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    payloads: list[bytes] = field(default_factory=list)
     expects: list[tuple[int, Request | Stream]] = field(default_factory=list)
     canary: bool = False
     made: float = field(init=False)
@@ -137,6 +142,17 @@ class Lease:
 
     def __post_init__(self) -> None:
         self.made = self.moved
+
+    def add(self, steps: Iterable[tuple[Row, bytes]]) -> None:
+        """Append what the worker is to do before what comes next."""
+        for row, payload in steps:
+            self.rows.append(row)
+            self.payloads.append(payload)
+
+    @property
+    def steps(self) -> list[tuple[Step, bytes]]:
+        """Its steps, with names for their numbers; made anew, for the few who look at them."""
+        return list(zip(map(Step._make, self.rows), self.payloads, strict=True))
 
     def requests(self) -> list[Request]:
         """The requests in it, in their order."""
@@ -150,8 +166,7 @@ class Lease:
 
     def frames(self) -> wire.Frames:
         """The lease as it goes to the worker."""
-        steps, payloads = zip(*self.steps, strict=True)
-        return wire.pack(wire.Kind.LEASE, steps, payloads, self.id)
+        return wire.pack(wire.Kind.LEASE, self.rows, self.payloads, self.id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from opuspool import ops, wire
+from opuspool import frames, ops, wire
 from opuspool.exitcause import caught
 from opuspool.exitcodes import ExitCode
-from opuspool.ops import OpKind
+from opuspool.ops import OpKind, is_one
 from opuspool.recorder import LEASE, OP, PROGRESS, RECORD
 from opuspool.streamformat import FORMATS
 from opuspool.wire import Action, Kind, Status, Step
@@ -84,10 +84,14 @@ class LeaseRunner:
         for index, (row, payload) in enumerate(zip(lease.rows, lease.payloads(), strict=True)):
             words[RECORD] = index
             words[OP] = 0
-            if row[4] == _DECODE:
-                self._decode(index, row[0], row[2], payload)
-                continue
             words[PROGRESS] += 1
+            stream, _, count, _, number = row
+            if number == _DECODE:
+                if count == 1 and is_one(payload):
+                    self._decode_one(index, stream, payload)
+                else:
+                    self._decode(index, stream, count, payload)
+                continue
             step = Step._make(row)
             action = actions.get(step.action)
             if action is None:
@@ -114,6 +118,17 @@ class LeaseRunner:
 
     def _replay(self, _index: int, step: Step, payload: bytes) -> None:
         self._run(step.stream, step.ops, payload, None)
+
+    def _decode_one(self, index: int, stream: int, payload: bytes) -> None:
+        """As `_decode`, of one operation; done for every packet of a live stream."""
+        decoder = self._decoder(stream)
+        samples = decoder.run(_OP_KINDS[payload[3]], payload[4:], payload[2])
+        pcm = decoder.pcm(_checked(samples, decoder))
+        data = self._data
+        data += samples.to_bytes(4, "little", signed=True)
+        data += pcm
+        status = _OK if samples >= 0 else _FAILED_OPS
+        self._results.append((index, 4 + len(pcm), 1, status))
 
     def _decode(self, index: int, stream: int, count: int, payload: bytes) -> None:
         data = self._data
@@ -147,7 +162,6 @@ class LeaseRunner:
         """Run operations, append their PCM; returns samples or code of each."""
         decoder = self._decoder(stream)
         run = decoder.run
-        capacity = decoder.capacity
         words = self._words
         outcomes: list[int] = []
         at = 4 * count
@@ -156,13 +170,23 @@ class LeaseRunner:
             words[PROGRESS] += 1
             end = at + (word & 0xFFFF)
             samples = run(_OP_KINDS[word >> 24], payload[at:end], word >> 16 & 0xFF)
-            if samples > capacity:
-                raise ProtocolError(f"libopus claims {samples} samples, at most {capacity} fit")
             at = end
             outcomes.append(samples)
-            if pcm is not None and samples > 0:
-                pcm += decoder.pcm(samples)
+            given = _checked(samples, decoder)
+            if pcm is not None:
+                pcm += decoder.pcm(given)
         return outcomes
+
+
+def _checked(samples: int, decoder: Decoder) -> int:
+    """The samples that an operation has given, by its outcome.
+
+    Raises:
+        ProtocolError: it claims more than there is room for.
+    """
+    if samples > decoder.capacity:
+        raise ProtocolError(f"libopus claims {samples} samples, at most {decoder.capacity} fit")
+    return max(samples, 0)
 
 
 class Server:
@@ -194,11 +218,14 @@ class Server:
                 return ExitCode.OK
 
     def _receive(self) -> bool:
-        message = wire.parse(self._socket.recv_multipart())
+        received = frames.receive(self._socket)
+        if received is None:
+            return True
+        message = wire.parse(received)
         if message.kind is Kind.LEASE:
             return self._lease(message)
         if message.kind is Kind.PING:
-            self._socket.send_multipart(wire.pack_plain(Kind.PING))
+            self._send(wire.pack_plain(Kind.PING))
             return True
         if message.kind is Kind.STOP:
             return False
@@ -213,8 +240,12 @@ class Server:
         except OSError as error:
             _leave_at_once(error)
         self._death_signal.disarm()
-        self._socket.send_multipart(reply)
+        self._send(reply)
         return True
+
+    def _send(self, message: wire.Frames) -> None:
+        with suppress(zmq.Again):  # the supervisor has gone: its end is seen where it is waited for
+            frames.send(self._socket, message)
 
 
 def _leave_at_once(error: OSError) -> None:

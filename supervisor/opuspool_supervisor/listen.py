@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import zmq
@@ -28,6 +29,13 @@ HANDSHAKE_MS = 5000
 
 UNREAD_MESSAGES = 32
 """Of what a client does not read, ZeroMQ holds so many messages; the outbox holds the rest."""
+
+
+class IoThread(IntEnum):
+    """ZeroMQ's threads, as bits of `ZMQ_AFFINITY`: neither side waits for the other's messages."""
+
+    FRONT = 1
+    BACK = 2
 
 
 @dataclass(slots=True)
@@ -75,7 +83,7 @@ def listen(address: str, keys: CurveKeys | None, *, own_directory: bool = False)
         ConfigError: the endpoint cannot be had; says why.
     """
     _raise_descriptor_limit()
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=len(IoThread))
     try:
         return _listen(context, address, keys, own_directory=own_directory)
     except BaseException:
@@ -98,10 +106,10 @@ def _listen(
     lock = _prepare(files)
     used = keys if files is None else None
     gate = curve.ZapGate(context, used) if used else None
-    back = _bind(_socket(context, used), back_address)
+    back = _bind(_socket(context, used, IoThread.BACK), back_address)
 
     def open_front(where: str) -> zmq.Socket[bytes]:
-        front = _socket(context, used)
+        front = _socket(context, used, IoThread.FRONT)
         front.setsockopt(zmq.SNDHWM, UNREAD_MESSAGES)
         front.setsockopt(zmq.BACKLOG, BACKLOG)
         return _bind(front, where)
@@ -129,8 +137,11 @@ def _prepare(files: RunFiles | None) -> int | None:
         raise ConfigError(f"cannot use {files.socket.parent}: {error.strerror}") from None
 
 
-def _socket(context: zmq.Context[zmq.Socket[bytes]], keys: CurveKeys | None) -> zmq.Socket[bytes]:
+def _socket(
+    context: zmq.Context[zmq.Socket[bytes]], keys: CurveKeys | None, io_thread: IoThread
+) -> zmq.Socket[bytes]:
     socket = context.socket(zmq.ROUTER)
+    socket.setsockopt(zmq.AFFINITY, io_thread)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_DATA_BYTES)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)

@@ -1226,6 +1226,43 @@ def test_more_than_the_queue_holds_is_refused_at_once(limits: dict[str, object])
     decoded(made, made.stream(), "a")
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"queued_requests": 5},
+        {"queued_bytes": 5 * len(A)},
+        {"queued_output_bytes": 5 * 1920 * 4},
+    ],
+    ids=lambda limits: next(iter(limits)),
+)
+def test_of_one_message_as_much_is_accepted_as_the_queue_holds(limits: dict[str, object]) -> None:
+    """Its requests are of a known stream, whose usual packets go a shorter way."""
+    made = world(limits=limits)
+    assert refused_of(made, [1] * 6) == [5, 6]
+
+
+def test_a_long_request_leaves_the_short_ones_behind_it_what_room_there_is() -> None:
+    """All in one message: the room is that for all of it."""
+    made = world(limits={"queued_output_bytes": 26 * 1920 * 4})
+    assert refused_of(made, [23, 1, 1, 1]) == [4]
+
+
+def refused_of(made: World, counts: list[int]) -> list[int]:
+    """Which requests of a message are refused: of so many operations each, on a known stream."""
+    known = Request(0, 7, 60_000, len(A), 1, FORMAT, Flag.OPEN)
+    made.dispatcher.accept(b"raw", wire.Message(Kind.REQUESTS, 0, [known], A), made.now)
+    blobs = [ops.pack([Op(OpKind.PACKET, b"a")] * count) for count in counts]
+    rows = [
+        Request(number, 7, 60_000, len(blob), count, FORMAT, 0)
+        for number, (blob, count) in enumerate(zip(blobs, counts, strict=True), 1)
+    ]
+    message = wire.Message(Kind.REQUESTS, 0, rows, b"".join(blobs))
+    made.dispatcher.accept(b"raw", message, made.now)
+    answers = list(taken_apart(made.dispatcher.answers.pop(b"raw")))
+    assert {answer.status for answer, _ in answers} == {Status.OVERLOADED}
+    return [answer.id for answer, _ in answers]
+
+
 def test_what_can_never_be_queued_is_not_told_to_come_again() -> None:
     """No wait would help: the limits are named instead."""
     made = world(limits={"queued_bytes": 40})

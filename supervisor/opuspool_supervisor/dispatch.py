@@ -149,15 +149,15 @@ class Dispatcher:
             slot.load += 1
 
     def _has_room_for(self, message: wire.Message) -> bool:
-        """Whether nothing in a message of single operations can be refused, or has to be sifted."""
+        """Whether nothing in a message can be too much, or has to be sifted."""
         limits = self._limits
-        count = len(message.rows)
+        output = sum([row[4] for row in message.rows]) * MAX_PACKET_PCM_BYTES
         return (
             self.refusal is None
             and not len(self.quarantine)
-            and self.queued + count <= limits.queued_requests
+            and self.queued + len(message.rows) <= limits.queued_requests
             and self._queued_bytes + len(message.data) <= limits.queued_bytes
-            and self._queued_output + count * MAX_PACKET_PCM_BYTES <= limits.queued_output_bytes
+            and self._queued_output + output <= limits.queued_output_bytes
         )
 
     def _take(self, client: Client, row: wire.Row, blob: bytes, now: float) -> None:

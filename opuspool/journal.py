@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from opuspool import ops
 
-_GAIN = int(ops.OpKind.GAIN)
+_GAIN = bytes([ops.OpKind.GAIN])
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class Log:
 
     def settle(self, blob: bytes, count: int, limit: int) -> None:
         """Append settled operations; what is over `limit` operations is dropped, oldest first."""
-        if count > 1 or blob[3] == _GAIN:  # nearly all have one operation, which is no gain
+        if count > 1 or blob[3:4] == _GAIN:  # nearly all have one operation, which is no gain
             self.gain = ops.last_gain(blob, count) or self.gain
         self.entries.append((blob, count))
         self.packets += count

@@ -35,8 +35,7 @@ class _LoopCall(Call):
     """A call that a task waits for.
 
     Attributes:
-        future: done when it is complete; set by its maker, since a constructor of its own costs
-            half as much again as the call.
+        future: done when it is complete; set by its maker, to spare every call a constructor.
     """
 
     __slots__ = ("future",)
@@ -235,11 +234,8 @@ class AsyncStream:
     ) -> Pcm:
         """Decode one packet; see `Stream.decode`."""
         deadline = self._pool._deadline(timeout)  # noqa: SLF001  its other half
-        state = self._state
-        check_open(state)
-        call = _LoopCall(state, calls.packed(packet, fec=fec), 1, 0, deadline)
-        call.future = self._loop.create_future()
-        self._connection.submit(call)
+        check_open(self._state)
+        call = self._submit(calls.packed(packet, fec=fec), 1, 0, deadline)
         await call.future
         return call.pcm()
 
@@ -257,6 +253,12 @@ class AsyncStream:
         """Give the decoder back; a second time does nothing."""
         close_stream(self._connection, self._state)
 
+    def _submit(self, blob: bytes, count: int, flags: int, deadline: float) -> _LoopCall:
+        call = _LoopCall(self._state, blob, count, flags, deadline)
+        call.future = self._loop.create_future()
+        self._connection.submit(call)
+        return call
+
     async def _run(self, operations: list[Op], deadline: float, flags: int = 0) -> Pcm:
         state = self._state
         check_open(state)
@@ -264,10 +266,7 @@ class AsyncStream:
         waiting: deque[_LoopCall] = deque()
         outcomes = []
         for piece in calls.pieces(operations, requests.piece_packets):
-            call = _LoopCall(state, ops.pack(piece), len(piece), flags, deadline)
-            call.future = self._loop.create_future()
-            self._connection.submit(call)
-            waiting.append(call)
+            waiting.append(self._submit(ops.pack(piece), len(piece), flags, deadline))
             if len(waiting) >= requests.window_pieces:
                 outcomes.append(await waiting.popleft().outcome_when_complete())
         outcomes += [await call.outcome_when_complete() for call in waiting]

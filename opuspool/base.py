@@ -161,7 +161,6 @@ class PoolBase:
     ) -> None:
         self._endpoint = endpoint
         self._config = settings(config, workers, spares, libopus)
-        self._timeout_seconds = self._config.requests.timeout_seconds
         self._stream_ids = itertools.count(1)
         self._backend: Backend | None = None
         self._end: Callable[[], Any] | None = None
@@ -185,10 +184,10 @@ class PoolBase:
     def _deadline(self, timeout: float | None) -> float:
         """The monotonic time at which a call with this timeout (seconds) must have ended."""
         if timeout is None:
-            return time.monotonic() + self._timeout_seconds
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+            timeout = self._config.requests.timeout_seconds
+        elif isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
             raise TypeError(f"timeout must be seconds, not {type(timeout).__name__}")
-        if not timeout > 0:
+        elif not timeout > 0:
             raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
         return time.monotonic() + timeout
 

@@ -116,7 +116,7 @@ class Connection:
         Raises:
             PoolClosedError, SupervisorLostError: it cannot be sent any more.
         """
-        if self._error is not None or self._forks != forks.generation():
+        if not self.usable:
             self.check()
         self._outbox.append(call)
         self._nudge()

@@ -103,7 +103,7 @@ def pack_one(op: Op) -> bytes:
 
 def pack_packet(packet: bytes) -> bytes:
     """Put the operation that decodes a packet into a blob: its word is the packet's length."""
-    return len(packet).to_bytes(4, "little") + packet
+    return _WORD.pack(len(packet)) + packet
 
 
 _GAIN = struct.Struct("<h")

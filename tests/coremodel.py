@@ -617,6 +617,7 @@ class World:
             client, gathered = answers.popitem()
             assert client not in self.gone, f"answers for {client!r}, which is gone"
             for answer, payload in taken_apart(gathered):
+                assert answer.length == len(payload)
                 if answer.status == Status.CHECKPOINT:
                     assert (client, answer.id) in self.tracks
                 else:

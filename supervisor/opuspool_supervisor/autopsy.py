@@ -142,7 +142,7 @@ def examine(
     """
     lease = slot.lease
     place = _place(lease, position)
-    stream = _stream(lease, lease.steps[place.record][0].stream) if lease and place else None
+    stream = _stream(lease, lease.step(place.record)[0].stream) if lease and place else None
     return Autopsy(
         slot=slot.number,
         generation=slot.generation,
@@ -175,12 +175,12 @@ def _phase(worker: Worker, lease: Lease | None, place: _Place | None) -> Phase:
         return "boot"
     if lease is None or place is None:
         return "idle"
-    step, _ = lease.steps[place.record]
+    step, _ = lease.step(place.record)
     return "rebuilding" if step.action in _REBUILDING else "decoding"
 
 
 def _format(lease: Lease, place: _Place, stream: Stream | None) -> StreamFormat | None:
-    step, _ = lease.steps[place.record]
+    step, _ = lease.step(place.record)
     if step.action in _REBUILDING or step.action == Action.DECODE:
         return FORMATS.get(step.format)
     return stream.format if stream else None  # other steps carry no format
@@ -195,7 +195,7 @@ def _stream(lease: Lease, key: int) -> Stream | None:
 
 
 def _in_hand(lease: Lease, place: _Place, stream: Stream | None, weight: float) -> InHand | None:
-    step, payload = lease.steps[place.record]
+    step, payload = lease.step(place.record)
     if step.action not in _RUNNING or place.op >= step.ops:
         return None
     return InHand(
@@ -222,7 +222,7 @@ def _history(lease: Lease, place: _Place, stream: Stream) -> History:
             checkpoint, journal = payload or None, []
         elif step.action in _RUNNING:
             journal.append((payload, step.ops))
-    journal += _ran_in(*lease.steps[place.record], place.op)
+    journal += _ran_in(*lease.step(place.record), place.op)
     return History(checkpoint, journal, stream.journal.exact and stream.trust is Trust.ALL)
 
 
@@ -239,7 +239,7 @@ def _suspects(worker: Worker, lease: Lease | None, place: _Place | None) -> tupl
         steps = lease.steps if place is None else lease.steps[: place.record]
         ran += [(payload, step.ops) for step, payload in steps if step.action in _RUNNING]
         if place is not None:
-            ran += _ran_in(*lease.steps[place.record], place.op)
+            ran += _ran_in(*lease.step(place.record), place.op)
     packets: list[bytes] = []
     for blob, count in reversed(ran):
         packets = ops.last_packets(blob, count, RECENT_PACKETS) + packets

@@ -105,7 +105,7 @@ def _in_hand(lease: Lease, record: int) -> tuple[Request | None, Stream | None]:
     expected = dict(lease.expects).get(record)
     if isinstance(expected, Request):
         return expected, expected.stream
-    key = lease.steps[record][0].stream
+    key = lease.step(record)[0].stream
     for _, what in lease.expects:
         stream = what if isinstance(what, Stream) else what.stream
         if stream.key == key:
@@ -123,9 +123,9 @@ def _place(
     if request is not None:
         return request.id, position.op
     record = position.record
-    if lease.steps[record][0].action in {Action.RESTORE, Action.OPEN}:
+    if lease.step(record)[0].action in {Action.RESTORE, Action.OPEN}:
         return stream.died_at
-    first = next(n for n, (step, _) in enumerate(lease.steps) if step.stream == stream.key)
+    first = next(n for n, row in enumerate(lease.rows) if row[0] == stream.key)
     return 0, record - first, position.op
 
 

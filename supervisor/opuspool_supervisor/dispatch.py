@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from opuspool import ops, wire
 from opuspool.errors import WireError
-from opuspool.ops import POISON
+from opuspool.ops import AS_INT16, POISON
 from opuspool.streamformat import FORMATS, MAX_PACKET_PCM_BYTES
 from opuspool.wire import Action, Answer, Flag, Status, Step
 from opuspool_supervisor import results
@@ -45,7 +45,6 @@ _OUTCOMES = {
 _CLOSE, _BULK = int(Flag.CLOSE), int(Flag.BULK)
 _NO_REQUEST = int(Flag.RESTORE | Flag.REPLAY)
 _DECODE = int(Action.DECODE)
-_AS_INT16 = int(ops.AS_INT16)
 
 BULK_SHARE = 4
 """Of a lease, at least one part in this many is for bulk requests, if any wait."""
@@ -121,32 +120,22 @@ class Dispatcher:
         client = self.client(key, now)
         streams = client.streams
         plain = self._has_room_for(message)
-        # Flat, since it is done for every packet: what is not plain in every way goes the long way.
+        # Done for every packet: what nothing can be said against is queued at once.
         for row, blob in zip(message.rows, message.payloads(), strict=True):
-            number, stream_id, timeout_ms, size, count, code, flags = row
+            number, stream_id, timeout_ms, _, count, code, flags = row
             stream = streams.get(stream_id)
             if (
-                not plain
-                or stream is None
-                or flags
-                or count != 1
-                or code != stream.format.code
-                or stream.slot is None
-                or stream.held
-                or stream.suspect
-                or not ops.is_one(blob)
+                plain
+                and stream is not None
+                and not flags
+                and count == 1
+                and code == stream.format.code
+                and ops.is_one(blob)
             ):
+                self._books.accepted += 1
+                self._queue(Request(number, stream, 1, blob, now + timeout_ms / 1000), now)
+            else:
                 self._take(client, row, blob, now)
-                continue
-            request = Request(number, stream, 1, blob, now + timeout_ms / 1000)
-            stream.pending += 1
-            self._books.accepted += 1
-            self.queued += 1
-            self._queued_bytes += size
-            self._queued_output += request.output_bytes
-            slot = stream.slot
-            (slot.bulk if stream.bulk else slot.live).append(request)
-            slot.load += 1
 
     def _has_room_for(self, message: wire.Message) -> bool:
         """Whether nothing in a message can be too much, or has to be sifted."""
@@ -179,18 +168,21 @@ class Dispatcher:
             self._answer_refused(client, stream, row, refusal)
             return
         stream = stream or self._open(client, stream_id, code, bulk=bool(flags & _BULK))
-        stream.handing_over = False
-        if len(self.quarantine):
-            blob = self._sift(blob, count, now)
-        request = Request(number, stream, count, blob, now + timeout_ms / 1000)
-        stream.pending += 1
         if flags & _CLOSE:
             stream.closing = True
+        if len(self.quarantine):
+            blob = self._sift(blob, count, now)
+        self._queue(Request(number, stream, count, blob, now + timeout_ms / 1000), now)
+
+    def _queue(self, request: Request, now: float) -> None:
+        stream = request.stream
+        stream.handing_over = False
+        stream.pending += 1
         self.queued += 1
         self._queued_bytes += request.size
         self._queued_output += request.output_bytes
-        if stream.held or (stream.suspect and client.penalty_until > now):
-            self._hold(request, client.penalty_until)
+        if stream.held or (stream.suspect and stream.client.penalty_until > now):
+            self._hold(request, stream.client.penalty_until)
         else:
             self._place(request)
 
@@ -398,9 +390,7 @@ class Dispatcher:
         rows, payloads, expects = lease.rows, lease.payloads, lease.expects
         while queue and room > 0:
             request = queue[0]
-            stream = request.stream
-            fits = stream.resident and len(rows) + 2 <= wire.MAX_RECORDS
-            if expects and (request.alone or not (fits or _fits(lease, request))):
+            if expects and (request.alone or not _fits(lease, request)):
                 break
             queue.popleft()
             if not request.answered and request.deadline <= now:
@@ -409,6 +399,7 @@ class Dispatcher:
                 slot.load -= request.count
                 self._forget(request)
                 continue
+            stream = request.stream
             if len(self.quarantine):
                 request.blob = self._sift(request.blob, request.count, now)
             if not stream.resident:
@@ -484,12 +475,14 @@ class Dispatcher:
         stream, blob, count = request.stream, request.blob, request.count
         books = self._books
         decoded, outcome = (count, "ok") if not status else _judge(request, failed)
-        if decoded and (stream.suspect or stream.deaths):
-            self._recovered(stream)
+        if decoded:
+            stream.suspect = False
+            if stream.deaths:
+                self._recovered(stream)
         stream.journal.settle(blob, count, self._journal_packets)
         books.packets_decoded += decoded
         pcm_bytes = size - 4 * count  # behind a word an operation
-        if blob[2] & _AS_INT16 and stream.format.dtype == "float32":
+        if blob[2] & AS_INT16 and stream.format.dtype == "float32":
             pcm_bytes *= 2  # as it would be in the stream's own type
         books.audio_seconds += pcm_bytes / stream.format.bytes_per_second
         wanted = not request.answered
@@ -500,9 +493,6 @@ class Dispatcher:
 
     def _recovered(self, stream: Stream) -> None:
         """A stream whose workers had died has decoded something."""
-        stream.suspect = False
-        if not stream.deaths:
-            return
         stream.journal.commit(stream.trust)
         stream.deaths = 0
         stream.died_at = ()
@@ -693,7 +683,9 @@ class Dispatcher:
 
 
 def _fits(lease: Lease, request: Request) -> bool:
-    """Whether a request, with the rebuild that it needs, fits into a lease's message."""
+    """Whether a request, with the rebuild that it may need, fits into a lease's message."""
+    if request.stream.resident:
+        return len(lease.rows) + 2 <= wire.MAX_RECORDS
     journal = request.stream.journal
     size = sum(len(blob) for blob, _ in journal.entries) + len(journal.checkpoint or b"")
     size += sum(map(len, lease.payloads)) + len(request.blob)

@@ -144,15 +144,19 @@ class Lease:
         self.made = self.moved
 
     def add(self, steps: Iterable[tuple[Row, bytes]]) -> None:
-        """Append what the worker is to do before what comes next."""
+        """Append steps, with or without names."""
         for row, payload in steps:
             self.rows.append(row)
             self.payloads.append(payload)
 
     @property
     def steps(self) -> list[tuple[Step, bytes]]:
-        """Its steps, with names for their numbers; made anew, for the few who look at them."""
+        """Its steps, with names for their numbers; made anew: of a single one, ask `step`."""
         return list(zip(map(Step._make, self.rows), self.payloads, strict=True))
+
+    def step(self, record: int) -> tuple[Step, bytes]:
+        """One of its steps, and its payload."""
+        return Step._make(self.rows[record]), self.payloads[record]
 
     def requests(self) -> list[Request]:
         """The requests in it, in their order."""

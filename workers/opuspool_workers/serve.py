@@ -85,18 +85,17 @@ class LeaseRunner:
             words[RECORD] = index
             words[OP] = 0
             words[PROGRESS] += 1
-            stream, _, count, _, number = row
-            if number == _DECODE:
+            stream, _, count, _, action = row
+            if action == _DECODE:
                 if count == 1 and is_one(payload):
                     self._decode_one(index, stream, payload)
                 else:
                     self._decode(index, stream, count, payload)
                 continue
-            step = Step._make(row)
-            action = actions.get(step.action)
-            if action is None:
-                raise ProtocolError(f"unknown action {step.action}")
-            action(index, step, payload)
+            run = actions.get(action)
+            if run is None:
+                raise ProtocolError(f"unknown action {action}")
+            run(index, Step._make(row), payload)
         words[LEASE] = 0
         return wire.pack(Kind.RESULTS, self._results, [self._data], lease.tag)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opuspool import wire
-from opuspool.wire import Kind
+from opuspool.wire import Action, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +91,12 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
 
 
+def _decoded(lease: wire.Message) -> bytes:
+    """What a lease decodes; a stream that was moved brings older marked packets to replay."""
+    steps = zip(lease.records, lease.payloads(), strict=True)
+    return b"".join([payload for step, payload in steps if step.action == Action.DECODE])
+
+
 def _problem(payload: bytes) -> str | None:
     _, found, rest = payload.partition(MARK)
     if not found:
@@ -114,7 +120,7 @@ def main() -> None:
 
     def run_and_mangle(self: serve.LeaseRunner, lease: wire.Message) -> Frames:
         frames: Frames = run(self, lease)
-        problem = _problem(lease.data)
+        problem = _problem(_decoded(lease))
         return frames if problem is None else PROBLEMS[problem](frames)
 
     serve.LeaseRunner.run = run_and_mangle  # type: ignore[assignment,method-assign]

@@ -48,6 +48,15 @@ def test_live_streams_lose_nothing_to_kills_and_bulk_work(tmp_path: Path) -> Non
     assert result["lost"] == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are pinned to cores")
+def test_wake_ups_are_timed(tmp_path: Path) -> None:
+    rows = run(tmp_path, "wakeups.py", "--rounds", "20", "--work-us", "50")
+    assert [row["cores"] for row in rows] == ["one", "two"]
+    for row in rows:
+        assert 0 < row["p50_us"] <= row["p99_us"] < 1e6
+        assert 0 < row["mean_us"] < 1e6
+
+
 def test_the_incidents_service_outlives_its_workers(tmp_path: Path) -> None:
     figures = run(tmp_path, "incident.py", "--requests", "80", "--kill-seconds", "0.2")
     assert (figures["failed"], figures["wrong"], figures["service_deaths"]) == (0, 0, 0)

@@ -145,9 +145,10 @@ class Pebble(PoolRival):
     def _start(self) -> Any:
         from pebble import ProcessPool
 
+        context: Any = self._context  # pebble's type for it leaves out what it does not use
         return ProcessPool(
             max_workers=1,
-            context=self._context,
+            context=context,
             initializer=remote.start,
             initargs=(self.setup.libopus,),
         )

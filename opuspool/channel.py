@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import zmq
 
 from opuspool import sockevents, wire
 from opuspool.errors import WireError
-from opuspool.frames import receive, send
+from opuspool.frames import Port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +52,7 @@ class Channel:
             address.keys.join(self.socket)
         self.monitor = self.socket.get_monitor_socket(_REFUSED | _BROKEN_OFF | _LOST)
         self._broken_off = 0
+        self._port = Port(self.socket)
         self.socket.connect(address.endpoint)
 
     @property
@@ -63,19 +63,22 @@ class Channel:
     def send(self, frames: wire.Frames) -> bool:
         """Send a message; False where the socket takes no more just now."""
         try:
-            send(self.socket, frames)
+            self._port.send(frames)
         except zmq.Again:
             return False
         return True
 
     def receive(self, most: int) -> Iterator[wire.Message]:
         """The messages that have arrived, at most so many; what is not ours is passed over."""
+        port = self._port
         for _ in range(most):
-            frames = receive(self.socket)
-            if frames is None:
+            if not port.waits():
                 return
-            with suppress(WireError):
-                yield wire.parse(frames)
+            try:
+                message = wire.parse(port.take())
+            except WireError:
+                continue
+            yield message
 
     def events(self) -> tuple[bool, bool]:
         """What has happened to the connection: (keys refused, connection lost)."""

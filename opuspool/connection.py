@@ -206,16 +206,21 @@ class Connection:
     # A turn: on the connection's thread, or on the event loop's
 
     def _turn(self) -> bool:
-        """Send what has gathered, take what has arrived; False where there was neither."""
+        """Send what has gathered, take what has arrived; True where something has.
+
+        Whoever had waited for that may have more to send: then another turn is worth its cost.
+        """
         complete: list[Call] = []
         with self._channel_lock:
             if self._closed:
                 return False
-            moved = self._welcomed and (self._ask_all() or self._exchange.send(self._channel))
-            moved = self._receive(complete) or moved
+            if self._welcomed:
+                self._ask_all()
+                self._exchange.send(self._channel)
+            arrived = self._receive(complete)
         if complete:
             self._waiter.complete(complete)
-        return moved
+        return arrived
 
     def _take_rest(self) -> None:
         """Take what a supervisor answered before it went."""
@@ -227,21 +232,18 @@ class Connection:
             self._waiter.complete(complete)
 
     def _receive(self, complete: list[Call]) -> bool:
-        moved = False
+        arrived = False
         for message in self._channel.receive(MESSAGES_A_TURN):
-            moved = True
+            arrived = True
             self._take(message, complete)
-        return moved
+        return arrived
 
-    def _ask_all(self) -> bool:
-        moved = False
+    def _ask_all(self) -> None:
         while self._questions:
             number = self._questions.popleft()
             report = self._reports.get(number)
             if report is not None:
-                question = wire.pack_json(Kind.ASK, report.question, number)
-                moved = self._channel.send(question) or moved
-        return moved
+                self._channel.send(wire.pack_json(Kind.ASK, report.question, number))
 
     def _take(self, message: wire.Message, complete: list[Call]) -> None:
         if message.kind is Kind.ANSWERS:
@@ -269,9 +271,8 @@ class Connection:
             self._keep_time()
             # Also where an event loop takes the turns: it may be blocked, and ZeroMQ tells of a
             # message only once, if need be whoever sends a PING.
-            moved = self._turn() and self._driver is None
-            if not moved:
-                self._sleep()
+            self._turn()
+            self._sleep()
         self._end()
 
     def _open_channel(self) -> None:

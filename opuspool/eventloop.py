@@ -33,7 +33,7 @@ class LoopDriver:
         self._fd: int | None = None
 
     def start(self, turn: Callable[[], bool]) -> None:
-        """Call this from now on; it returns whether it must be called again soon."""
+        """Call this from now on; it returns whether to call it again soon, behind who wakes."""
         self._turn = turn
 
     def nudge(self) -> None:

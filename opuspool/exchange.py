@@ -40,11 +40,11 @@ class Exchange:
     def __len__(self) -> int:
         return len(self._pending) + len(self.outbox)
 
-    def send(self, channel: Channel) -> bool:
-        """Send what has gathered; False where there is nothing, or the socket takes no more."""
+    def send(self, channel: Channel) -> None:
+        """Send what has gathered; it stays where the socket takes no more."""
         outbox = self.outbox
         if not outbox:
-            return False
+            return
         calls = [outbox.popleft() for _ in range(min(len(outbox), wire.MAX_RECORDS))]
         now = time.monotonic()
         numbers, pending, streams = self._ids, self._pending, self._streams
@@ -60,11 +60,10 @@ class Exchange:
             else:
                 streams.pop(stream.id, None)
         if channel.send(wire.pack(Kind.REQUESTS, rows, [call.blob for call in calls])):
-            return True
+            return
         for row in rows:
             pending.pop(row[0], None)
         outbox.extendleft(reversed(calls))
-        return False
 
     def take(self, message: wire.Message) -> list[Call]:
         """Take a message of answers; returns the calls that are complete by it."""

@@ -33,6 +33,8 @@ class ParentWatch:
         self._keep: list[socket.socket] = []
         if sys.platform != "win32":
             self._fds.append(0)
+            self._hangup = select.poll()
+            self._hangup.register(0, 0)  # only what is always told: the pipe's other end is closed
         if sys.platform == "linux":
             with suppress(OSError):
                 self._fds.append(os.pidfd_open(self._parent))
@@ -53,9 +55,7 @@ class ParentWatch:
         if sys.platform == "win32" or not self._stdin:
             return False
         else:  # noqa: RET505  # mypy reads it
-            stdin = select.poll()
-            stdin.register(0, 0)  # only what is always told: the pipe's other end is closed
-            return bool(stdin.poll(0))
+            return bool(self._hangup.poll(0))
 
     def _stdin_by_thread(self) -> int:
         """ZeroMQ cannot poll a Windows pipe: a thread turns its end into a socket's end."""

@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from itertools import accumulate
 from operator import itemgetter
@@ -188,8 +187,7 @@ Row = tuple[int, ...]
 Frames = tuple[bytes, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A message taken apart: `payloads()[i]` belongs to `rows[i]`.
 
     A kind without records has its payload in `data`.

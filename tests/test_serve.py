@@ -631,6 +631,7 @@ def test_a_worker_without_settings_says_so_and_leaves(line: bytes, words: str) -
 
 ACCESS_VIOLATION = """
 import os, sys
+import zmq
 from opuspool import wire
 from opuspool_workers.serve import Server
 
@@ -642,7 +643,9 @@ class DeathSignal:
     def arm(self):
         return True
 
-Server(None, Runner(), None, DeathSignal())._lease(wire.Message(wire.Kind.LEASE, 1, [], b""))
+socket = zmq.Context().socket(zmq.DEALER)
+lease = wire.Message(wire.Kind.LEASE, 1, [], b"")
+Server(socket, Runner(), None, DeathSignal())._lease(lease)
 """
 """What ctypes does with an access violation on Windows."""
 
@@ -662,6 +665,7 @@ def test_an_access_violation_ends_the_process_also_where_nobody_reads_stderr() -
 
 DEAF = """
 import os, sys
+import zmq
 from opuspool import recorder, wire
 from opuspool_workers import libopus
 from opuspool_workers.checkpoint import Relocator
@@ -683,7 +687,7 @@ runner = LeaseRunner(lib, GuardedBuffer(46080), how, record)
 step = wire.Step(1, 4, 0, 0, wire.Action.RESTORE)
 message = wire.parse(wire.pack(wire.Kind.LEASE, [step], [b"none"], 1))
 os.close(2)
-Server(None, runner, None, DeathSignal())._lease(message)
+Server(zmq.Context().socket(zmq.DEALER), runner, None, DeathSignal())._lease(message)
 """
 """Passes over a checkpoint where nobody reads what it says of it."""
 

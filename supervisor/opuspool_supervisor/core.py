@@ -18,7 +18,16 @@ from opuspool_supervisor.history import End, History
 from opuspool_supervisor.records import Lease, Loss
 from opuspool_supervisor.restart import RestartPolicy, Verdict
 from opuspool_supervisor.results import ResultsError
-from opuspool_supervisor.slots import EMPTY, HOPELESS, VACANT, Slot, SlotEvent, SlotState, Worker
+from opuspool_supervisor.slots import (
+    EMPTY,
+    HOPELESS,
+    SERVING,
+    VACANT,
+    Slot,
+    SlotEvent,
+    SlotState,
+    Worker,
+)
 from opuspool_supervisor.timings import Timings
 
 if TYPE_CHECKING:
@@ -348,22 +357,11 @@ class Core:
         if self._stalled(now):
             self._forgive(now)
         self._now = now
-        self._drop_left()
-        self._keep_empty()
-        for slot in self.slots:
-            if slot.state in VACANT and slot.due <= now and not self.draining:
-                slot.advance(SlotEvent.SPAWNED)
-                self._instructions.append(Spawn(slot, next(self._serials)))
-            elif slot.state is SlotState.STARTING and slot.worker is not None:
-                late = now - slot.worker.started > self._config.workers.start_seconds
-                if late:
-                    self._kill(slot, "boot", now, dump=True)
-        for serial, due in list(self._kill_after.items()):
-            if due <= now:
-                del self._kill_after[serial]
-                slot = self._by_serial[serial]
-                reason = slot.worker.killed_for if slot.worker else None
-                self._instructions.append(Kill(serial, reason or "hang"))
+        at_rest = [slot for slot in self.slots if slot.state not in SERVING]
+        if at_rest:
+            self._tend(now)
+        if self._kill_after:
+            self._kill_late(now)
         if self._next_sweep <= now:
             self._next_sweep = now + SWEEP_SECONDS
             self._sweep(now)
@@ -428,6 +426,28 @@ class Core:
             if not self.draining:
                 self.dispatcher.refusal = None
         self._staff(now)
+
+    def _tend(self, now: float) -> None:
+        """Do what is due to slots that do not serve: start their workers, or close them."""
+        self._drop_left()
+        self._keep_empty()
+        for slot in self.slots:
+            if slot.state in VACANT and slot.due <= now and not self.draining:
+                slot.advance(SlotEvent.SPAWNED)
+                self._instructions.append(Spawn(slot, next(self._serials)))
+            elif slot.state is SlotState.STARTING and slot.worker is not None:
+                late = now - slot.worker.started > self._config.workers.start_seconds
+                if late:
+                    self._kill(slot, "boot", now, dump=True)
+
+    def _kill_late(self, now: float) -> None:
+        """Kill the workers whose time to leave, or to write a traceback, is over."""
+        for serial, due in list(self._kill_after.items()):
+            if due <= now:
+                del self._kill_after[serial]
+                slot = self._by_serial[serial]
+                reason = slot.worker.killed_for if slot.worker else None
+                self._instructions.append(Kill(serial, reason or "hang"))
 
     def _drop_left(self) -> None:
         """Forget the slots that were leaving and have no process any more."""
@@ -494,8 +514,8 @@ class Core:
     def _is_doubtful(self, slot: Slot) -> bool:
         """In a crash loop a self-test proves nothing: the workers before had passed it too."""
         worker = slot.worker
-        unproved = worker is not None and worker.proved == worker.ready
-        return unproved and slot.fruitless >= DOUBTFUL_DEATHS
+        fruitless = slot.fruitless >= DOUBTFUL_DEATHS
+        return fruitless and worker is not None and worker.proved == worker.ready
 
     def _sweep(self, now: float) -> None:
         self.dispatcher.expire(now)

@@ -373,10 +373,11 @@ class Dispatcher:
     def lease(self, slot: Slot, now: float) -> Lease | None:
         """Make the slot's next lease of what waits for it; None where nothing does."""
         lease = Lease(self.next_lease_id(), now)
-        lease.add([(Step(key, 0, 0, 0, Action.CLOSE), b"") for key in slot.closes[:MAX_CLOSES]])
-        del slot.closes[:MAX_CLOSES]
         if slot.closes:
-            return lease
+            lease.add([(Step(key, 0, 0, 0, Action.CLOSE), b"") for key in slot.closes[:MAX_CLOSES]])
+            del slot.closes[:MAX_CLOSES]
+            if slot.closes:
+                return lease
         queues = [slot.live, slot.bulk]
         if slot.bulk and slot.bulk[0].alone:
             queues.reverse()

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from opuspool import frames, version, wakeup, wire
+from opuspool import version, wakeup, wire
 from opuspool.errors import ConfigError, WireError
+from opuspool.frames import Port
 from opuspool.wire import Kind, Status
 from opuspool_supervisor import asking, reload, status
 from opuspool_supervisor.core import Core, Death, Kill, Report, Retire, SendLease, Spawn, Tell
@@ -88,12 +89,14 @@ class Supervisor:
         self._started = time.monotonic()
         self._identities: dict[bytes, int] = {}
         self._addresses: dict[int, bytes] = {}
-        self._outbox = Outbox(listener.front)
+        self._front, self._back = Port(listener.front), Port(listener.back)
+        self._outbox = Outbox(self._front)
         self._signals: deque[int] = deque()
         self._stop_at: float | None = None
         self._next_measure = 0.0
         self._memory_floor = 0
         self._reopened = False
+        self._busy = True
         self._parent_fds = parent.filenos() if parent else []
         self._wake_in, self._wake_out = wakeup.pair()
         self._processes = Processes(_launch(config, listener), launcher or Launcher(), self._wake)
@@ -145,25 +148,34 @@ class Supervisor:
         return self._core.open_requests == 0 or time.monotonic() >= self._stop_at
 
     def _wait(self) -> dict[Any, int]:
+        # Whether all is quiet is asked only where the last wait was in vain: not for every message.
+        busy = self._busy or self._is_moving()
+        ready = dict(self._poller.poll(BUSY_WAIT_MS if busy else QUIET_WAIT_MS))
+        self._busy = bool(ready)
+        return ready
+
+    def _is_moving(self) -> bool:
         core = self._core
-        moving = core.open_requests or self._stop_at or self._outbox or core.health != "ok"
-        return dict(self._poller.poll(BUSY_WAIT_MS if moving else QUIET_WAIT_MS))
+        return bool(core.open_requests or self._stop_at or self._outbox or core.health != "ok")
 
     def _react(self, ready: dict[Any, int]) -> None:
         listener = self._listener
-        if any(fd in ready for fd in self._parent_fds):
-            self._stop_at = 0.0
-            return
-        if self._wake_out.fileno() in ready:
-            with suppress(BlockingIOError):
-                self._wake_out.recv(4096)
-        self._watch_door(ready)
+        back, front = listener.back in ready, listener.front in ready
+        if len(ready) > back + front:  # something that is rare
+            if any(fd in ready for fd in self._parent_fds):
+                self._stop_at = 0.0
+                return
+            if self._wake_out.fileno() in ready:
+                with suppress(BlockingIOError):
+                    self._wake_out.recv(4096)
+            self._watch_door(ready)
         exits = self._take_exits()
-        self._receive(listener.back, self._from_worker)
+        if back or (exits and self._back.waits()):  # what a worker sent before its end comes first
+            self._receive(self._back, self._from_worker)
         for exit_ in exits:
             self._on_exit(exit_)
-        if listener.front in ready:
-            self._receive(listener.front, self._from_client)
+        if front:
+            self._receive(self._front, self._from_client)
         while self._signals:
             self._on_stop_signal(self._signals.popleft())
 
@@ -232,23 +244,23 @@ class Supervisor:
         door.reopen()
         for waited in (door.socket, door.monitor):
             self._poller.register(waited, zmq.POLLIN)
-        self._outbox = Outbox(door.socket)
+        self._front = Port(door.socket)
+        self._outbox = Outbox(self._front)
 
     # Messages
 
-    def _receive(
-        self, socket: zmq.Socket[bytes], take: Callable[[bytes, wire.Message | WireError], None]
-    ) -> None:
+    def _receive(self, port: Port, take: Callable[[bytes, wire.Message | WireError], None]) -> None:
+        """Take what has arrived; a message waits."""
         for _ in range(MESSAGES_A_TURN):
-            received = frames.receive(socket)
-            if received is None:
-                return
+            received = port.take()
             address = received.pop(0)
             try:
                 message: wire.Message | WireError = wire.parse(received)
             except WireError as error:
                 message = error
             take(address, message)
+            if not port.waits():
+                return
 
     def _from_client(self, address: bytes, message: wire.Message | WireError) -> None:
         dispatcher = self._core.dispatcher
@@ -297,6 +309,8 @@ class Supervisor:
 
     def _send_answers(self) -> None:
         answers = self._core.dispatcher.answers
+        if not answers and not self._outbox:
+            return
         while answers:
             self._outbox.put(*answers.popitem())
         self._outbox.keep(self._core.dispatcher.clients)
@@ -305,7 +319,7 @@ class Supervisor:
 
     def _send(self, address: bytes, message: wire.Frames) -> None:
         try:
-            frames.send(self._listener.front, [address, *message])
+            self._front.send([address, *message])
         except zmq.Again:  # it does not read; what it has asked for goes without
             return
         except zmq.ZMQError as error:  # it is gone
@@ -333,7 +347,7 @@ class Supervisor:
     def _send_lease(self, instruction: SendLease, _now: float) -> None:
         address = self._addresses[instruction.serial]
         try:
-            frames.send(self._listener.back, [address, *instruction.lease.frames()])
+            self._back.send([address, *instruction.lease.frames()])
         except zmq.ZMQError as error:  # its process is ending; the exit will be told
             self._log.info("lease_not_sent", lease=instruction.lease.id, why=error.strerror)
 
@@ -346,7 +360,7 @@ class Supervisor:
     def _retire(self, instruction: Retire, _now: float) -> None:
         address = self._addresses[instruction.serial]
         with suppress(zmq.ZMQError):  # its process is ending by itself
-            frames.send(self._listener.back, [address, *wire.pack_plain(Kind.STOP)])
+            self._back.send([address, *wire.pack_plain(Kind.STOP)])
 
     def _tell(self, instruction: Tell, _now: float) -> None:
         self._log.write(instruction.level, instruction.event, instruction.facts)

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from opuspool import frames
-
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from opuspool import wire
+    from opuspool.frames import Port
     from opuspool_supervisor.answers import Answers
 
 WAITING_BYTES = 64 << 20
@@ -28,8 +27,8 @@ class Outbox:
     ZeroMQ's own queue is short (`listen.UNREAD_MESSAGES`), since it counts messages, not bytes.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
-        self._socket = socket
+    def __init__(self, port: Port) -> None:
+        self._port = port
         self._waiting: dict[bytes, deque[wire.Frames]] = {}
         self._bytes: dict[bytes, int] = {}
 
@@ -69,7 +68,7 @@ class Outbox:
         queue = self._waiting[address]
         while queue:
             try:
-                frames.send(self._socket, [address, *queue[0]])
+                self._port.send([address, *queue[0]])
             except zmq.Again:
                 return None
             except zmq.ZMQError as error:  # it is gone

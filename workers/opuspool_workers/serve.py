@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from opuspool import frames, ops, wire
+from opuspool import ops, wire
 from opuspool.exitcause import caught
 from opuspool.exitcodes import ExitCode
+from opuspool.frames import Port
 from opuspool.ops import OpKind, is_one
 from opuspool.recorder import LEASE, OP, PROGRESS, RECORD
 from opuspool.streamformat import FORMATS
@@ -199,6 +200,7 @@ class Server:
         death_signal: DeathSignal,
     ) -> None:
         self._socket = socket
+        self._port = Port(socket)
         self._runner = runner
         self._watch = watch
         self._death_signal = death_signal
@@ -211,16 +213,14 @@ class Server:
             poller.register(fd, zmq.POLLIN)
         while True:
             ready = dict(poller.poll())
-            if any(ready.get(fd) for fd in self._watch.filenos()):
+            arrived = self._socket in ready
+            if len(ready) > arrived:  # the watch tells of nothing else
                 return ExitCode.ORPHANED
-            if self._socket in ready and not self._receive():
+            if arrived and not self._receive():
                 return ExitCode.OK
 
     def _receive(self) -> bool:
-        received = frames.receive(self._socket)
-        if received is None:
-            return True
-        message = wire.parse(received)
+        message = wire.parse(self._port.take())
         if message.kind is Kind.LEASE:
             return self._lease(message)
         if message.kind is Kind.PING:
@@ -244,7 +244,7 @@ class Server:
 
     def _send(self, message: wire.Frames) -> None:
         with suppress(zmq.Again):  # the supervisor has gone: its end is seen where it is waited for
-            frames.send(self._socket, message)
+            self._port.send(message)
 
 
 def _leave_at_once(error: OSError) -> None:

@@ -22,15 +22,14 @@ from typing import Any
 import table
 import zmq
 
-from opuspool import calls, oggopus, recorder, wire
+from opuspool import calls, recorder, wire
 from opuspool.aio import _LoopCall
+from opuspool.bench import speech
 from opuspool.calls import StreamState
 from opuspool.eventloop import LoopDriver
 from opuspool.frames import Port
 from opuspool.streamformat import StreamFormat
 from opuspool.wire import Action, Kind
-
-SPEECH = Path(__file__).parents[1] / "examples" / "speech.opus"
 
 WORKERS = 2
 
@@ -120,8 +119,8 @@ class Line:
 
 async def measure(endpoints: list[str], count: int, seconds: float) -> dict[str, Any]:
     """Decode speech on so many streams, a packet a call; returns the figures."""
-    packets = [bytes(packet) for packet in oggopus.read(SPEECH)[0].packets]
-    fmt = StreamFormat(16000, 1, "float32")
+    packets = speech.packets()
+    fmt = StreamFormat(speech.SAMPLE_RATE, 1, "float32")
     latencies: list[float] = []
     with zmq.Context() as context:
         lines = [Line(context, endpoint) for endpoint in endpoints]

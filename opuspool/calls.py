@@ -27,11 +27,15 @@ from opuspool.wire import Flag, Status
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from opuspool.lane import Lane
     from opuspool.pcm import Pcm
     from opuspool.streamformat import StreamFormat
 
 Packet = bytes | bytearray | memoryview | None
 """A packet as a caller gives it; None: it was lost."""
+
+RETRY_AFTER_SECONDS = 0.1
+"""What whoever is refused for overload is told to wait."""
 
 LOG_LIMIT = 3000
 """Operations that a client keeps of a stream, where its workers make no checkpoints."""
@@ -68,7 +72,15 @@ class StreamState:
         id: its number within this client.
         opened: the supervisor has it.
         used: a request of it has been sent.
-        log: what rebuilds it under another supervisor.
+        log: what rebuilds it in another worker, or under another supervisor.
+        pending: its calls that have been sent, or wait for a lane, and have no answer.
+        offer: it may be taken, as soon as nothing is pending; a `wire.LENDING`.
+        lane: to the worker where it has been taken; None: the supervisor has it.
+        token: its name there.
+        checkpoint_packets: operations between two checkpoints there; 0: none are made.
+        unsaved: operations sent there since the last one was asked for.
+        most_waiting: so many calls may wait for the lane.
+        last: its end, which waits for its calls.
     """
 
     id: int
@@ -77,6 +89,14 @@ class StreamState:
     used: bool = False
     closed: bool = False
     log: Log = field(default_factory=Log)
+    pending: int = 0
+    offer: tuple[int, int, int, int] | None = None
+    lane: Lane | None = None
+    token: int = 0
+    checkpoint_packets: int = 0
+    unsaved: int = 0
+    most_waiting: int = 0
+    last: Call | None = None
 
     def journal_failed(self, blob: bytes, outcome: bytes, count: int) -> None:
         """Append a request's operations that have been executed: all but poison."""
@@ -95,9 +115,25 @@ class Call:
         deadline: monotonic, seconds.
         status, payload: the answer, as in `wire.Answer`; status None until it is there.
         error: why there will be none.
+        number: its id on the wire.
+        batch, record: the batch of a lane in which it was sent, and its record there; 0: in none.
+        ended: its caller has been told that its deadline has passed.
     """
 
-    __slots__ = ("blob", "count", "deadline", "error", "flags", "payload", "status", "stream")
+    __slots__ = (
+        "batch",
+        "blob",
+        "count",
+        "deadline",
+        "ended",
+        "error",
+        "flags",
+        "number",
+        "payload",
+        "record",
+        "status",
+        "stream",
+    )
 
     def __init__(
         self, stream: StreamState, blob: bytes, count: int, flags: int, deadline: float
@@ -110,6 +146,8 @@ class Call:
         self.status: int | None = None
         self.payload = b""
         self.error: OpusPoolError | None = None
+        self.number = self.batch = self.record = 0
+        self.ended = False
         stream.used = True
 
     def answered(self, status: int, payload: bytes) -> None:
@@ -125,6 +163,24 @@ class Call:
                 stream.journal_failed(self.blob, payload, self.count)
         self.payload = payload
         self.status = status
+
+    def refuse(self, status: Status, message: str) -> None:
+        """Take an answer that did not come from the supervisor."""
+        value = {"message": message, "retry_after": RETRY_AFTER_SECONDS}
+        self.answered(status, json.dumps(value).encode())
+
+    def fits(self, status: int, count: int, payload: bytes) -> bool:
+        """Whether this can be the outcome of its operations."""
+        if count != self.count or status > _FAILED_OPS:
+            return False
+        fmt = self.stream.format
+        if count == 1 and ops.is_whole(payload, fmt.frame_bytes, fmt.capacity, 0, len(payload)):
+            return True
+        try:
+            ops.check_outcome(payload, count, fmt.frame_bytes, fmt.capacity)
+        except WireError:
+            return False
+        return True
 
     def pcm(self) -> Pcm:
         """The PCM of its only operation; as `collect`, at less cost where all went well.

@@ -93,6 +93,7 @@ class RequestsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     lease_packets: _Batch
     piece_packets: Annotated[int, Meta(ge=1, le=1024)]
     window_pieces: _Batch
+    lanes: bool
 
 
 class QuarantineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -26,8 +26,10 @@ from opuspool.errors import (
     OpusPoolError,
     PoolClosedError,
     SupervisorLostError,
+    WireError,
 )
 from opuspool.exchange import Exchange
+from opuspool.lane import Lane
 from opuspool.version import VERSION
 from opuspool.wire import Kind
 
@@ -83,7 +85,7 @@ class Connection:
         self._address = address
         self._waiter = waiter
         self._forks = forks.generation()
-        self._exchange = Exchange()
+        self._exchange = Exchange(self._open_lane, self._close_lane)
         self._outbox = self._exchange.outbox
         self._numbers = itertools.count(1)
         self._questions: deque[int] = deque()
@@ -216,8 +218,10 @@ class Connection:
                 return False
             if self._welcomed:
                 self._ask_all()
-                self._exchange.send(self._channel)
+                complete += self._exchange.send(self._channel)
             arrived = self._receive(complete)
+            if arrived and self._welcomed and self._exchange.owes:
+                complete += self._exchange.send(self._channel)
         if complete:
             self._waiter.complete(complete)
         return arrived
@@ -236,7 +240,31 @@ class Connection:
         for message in self._channel.receive(MESSAGES_A_TURN):
             arrived = True
             self._take(message, complete)
+        for lane in list(self._exchange.lanes.values()):
+            try:
+                for message in lane.receive(MESSAGES_A_TURN):
+                    arrived = True
+                    complete += self._exchange.take_batch(lane, message)
+            except WireError:
+                self._exchange.give_up(lane)
         return arrived
+
+    def _open_lane(self, serial: int, where: str, numbers: itertools.count[int]) -> Lane | None:
+        if not where.startswith("ipc://"):
+            return None
+        lane = Lane(self._context, serial, where, numbers)
+        if self._driver is None:
+            self._poller.register(lane.socket, zmq.POLLIN)
+        else:
+            self._driver.watch(lane.fd)
+        return lane
+
+    def _close_lane(self, lane: Lane) -> None:
+        if self._driver is None:
+            self._poller.unregister(lane.socket)
+        else:
+            self._driver.forget(lane.fd)
+        lane.close()
 
     def _ask_all(self) -> None:
         while self._questions:
@@ -296,6 +324,9 @@ class Connection:
             with suppress(KeyError):
                 self._poller.unregister(socket)
         with self._channel_lock:
+            self._exchange.drop_lanes()
+            if self._driver is not None:
+                self._driver.forget(old.fd)
             old.close()
             self._welcomed = False
             self._channel = Channel(self._context, self._address)
@@ -340,7 +371,8 @@ class Connection:
         """End the calls that the supervisor should have ended; sooner where there is none."""
         with self._channel_lock:
             late = now - GRACE_SECONDS if self._welcomed else now
-            calls = self._exchange.expired(late)
+            calls = self._exchange.expired(now, late)
+            self._exchange.look_at_lanes(now)
         if not self._welcomed:
             for call in calls:
                 call.error = SupervisorLostError(
@@ -364,6 +396,7 @@ class Connection:
         self._fail_all(self._error or PoolClosedError("the pool was closed"))
         with self._channel_lock:
             self._closed = True
+            self._exchange.drop_lanes()
             self._channel.send(wire.pack_plain(Kind.BYE))
             self._channel.close(linger_ms=100)
         if self._driver is not None:

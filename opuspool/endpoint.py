@@ -11,7 +11,7 @@ from pathlib import Path
 from opuspool import rundir
 from opuspool.errors import ConfigError
 
-__all__ = ["check", "has_ipc", "ipc_path", "is_loopback", "resolve"]
+__all__ = ["check", "fits", "has_ipc", "ipc_path", "is_loopback", "resolve"]
 
 _AUTO_TCP = "tcp://127.0.0.1:9463"
 _IPC_BYTES = 107  # sockaddr_un holds 108 with the final zero
@@ -69,6 +69,11 @@ def ipc_path(endpoint: str) -> Path | None:
     """The socket's path of an ipc address; None for other transports."""
     transport, _, address = endpoint.partition("://")
     return Path(address) if transport == "ipc" else None
+
+
+def fits(path: Path) -> bool:
+    """Whether a socket may have this path."""
+    return len(os.fsencode(path)) <= _IPC_BYTES
 
 
 def _automatic() -> str:

@@ -30,7 +30,7 @@ class LoopDriver:
         self._thread = threading.get_ident()
         self._turn: Callable[[], bool] = bool
         self._due = False
-        self._fd: int | None = None
+        self._copies: dict[int, int] = {}
 
     def start(self, turn: Callable[[], bool]) -> None:
         """Call this from now on; it returns whether to call it again soon, behind who wakes."""
@@ -49,31 +49,39 @@ class LoopDriver:
         """
         copy = os.dup(fd)
         try:
-            self._loop.call_soon_threadsafe(self._watch, copy)
+            self._loop.call_soon_threadsafe(self._watch, fd, copy)
         except RuntimeError:  # the loop was closed: nobody waits any more
             os.close(copy)
 
+    def forget(self, fd: int) -> None:
+        """Watch it no more; from any thread, before its owner closes it."""
+        with suppress(RuntimeError):  # the loop was closed, and its selector with it
+            self._loop.call_soon_threadsafe(self._forget, fd)
+
     def leave(self) -> None:
         """Watch nothing any more; from any thread."""
-        with suppress(RuntimeError):  # the loop was closed, and its selector with it
-            self._loop.call_soon_threadsafe(self._forget)
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._forget_all)
 
     @property
     def here(self) -> bool:
         """Whether this is the loop's thread."""
         return threading.get_ident() == self._thread
 
-    def _watch(self, fd: int) -> None:
-        self._forget()
-        self._fd = fd
-        self._loop.add_reader(fd, self._run)
+    def _watch(self, fd: int, copy: int) -> None:
+        self._copies[fd] = copy
+        self._loop.add_reader(copy, self._run)
         self.nudge()  # it may have become readable before
 
-    def _forget(self) -> None:
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            self._loop.remove_reader(fd)
-            os.close(fd)
+    def _forget(self, fd: int) -> None:
+        copy = self._copies.pop(fd, None)
+        if copy is not None:
+            self._loop.remove_reader(copy)
+            os.close(copy)
+
+    def _forget_all(self) -> None:
+        for fd in list(self._copies):
+            self._forget(fd)
 
     def _run(self) -> None:
         self._due = False

@@ -2,6 +2,10 @@
 
 Callers append to the outbox, from any thread; a turn takes all that has gathered and sends it as
 one message. While that is under way the next batch gathers: nothing waits for a batch to fill.
+
+Calls of a stream that this client has taken go to its worker by a lane, all others to the
+supervisor. A stream that has to go back is handed over as to a new supervisor: checkpoint and log,
+then the calls that have no answer.
 """
 
 from __future__ import annotations
@@ -15,128 +19,415 @@ from opuspool import wire
 from opuspool.wire import Flag, Kind, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from opuspool.calls import Call, StreamState
     from opuspool.channel import Channel
+    from opuspool.lane import Lane
 
 _CHECKPOINT = int(Status.CHECKPOINT)
 _SHUTDOWN = int(Status.SHUTDOWN)
+_FAILED_OPS = int(Status.FAILED_OPS)
 
 _MOST_MS = 0xFFFFFFFF
 
+LETTER_BYTES = 1 << 20
+"""A message of what is handed over is closed when it has as many bytes."""
+
+SILENT_SECONDS = 2.0
+"""A lane that owes answers and gives none for so long is given up."""
+
 
 class Exchange:
-    """The calls of one client that are not complete, and its streams.
+    """The calls of one client that are not complete, its streams, and its lanes.
+
+    Args:
+        open_lane: makes a lane from a worker's number, address and a source of numbers.
+        close_lane: ends one.
 
     Attributes:
         outbox: calls to send.
+        lanes: by the worker's number.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        open_lane: Callable[[int, str, itertools.count[int]], Lane | None],
+        close_lane: Callable[[Lane], None],
+    ) -> None:
         self.outbox: deque[Call] = deque()
+        self.lanes: dict[int, Lane] = {}
+        self._open_lane = open_lane
+        self._close_lane = close_lane
         self._ids = itertools.count(1)
+        self._batches = itertools.count(1)
         self._pending: dict[int, Call] = {}
         self._streams: dict[int, StreamState] = {}
+        self._letters: deque[wire.Frames] = deque()
+        self._notices: dict[int, Callable[[int, bytes], None]] = {
+            Status.CHECKPOINT: self._save,
+            Status.LANE: self._connect,
+            Status.GONE: self._gone,
+            Status.LENT: self._offered,
+            Status.RECALL: self._recalled,
+        }
 
     def __len__(self) -> int:
         return len(self._pending) + len(self.outbox)
 
-    def send(self, channel: Channel) -> None:
-        """Send what has gathered; it stays where the socket takes no more."""
+    # Out
+
+    @property
+    def owes(self) -> bool:
+        """Whether something waits to be sent that no caller will tell of."""
+        return bool(self._letters) or any(map(len, self.lanes.values()))
+
+    def send(self, channel: Channel) -> list[Call]:
+        """Send what has gathered, as far as it is taken; returns calls that are refused."""
+        while self._letters:
+            if not channel.send(self._letters[0]):
+                return []
+            self._letters.popleft()
+        refused: list[Call] = []
+        if self.outbox:
+            self._send(channel, refused)
+        if refused:
+            self._letters.append(wire.pack_json(Kind.ENDED, {"overloaded": len(refused)}))
+        if self.lanes:
+            now = time.monotonic()
+            for lane in self.lanes.values():
+                if len(lane):
+                    lane.send(now)
+        return refused
+
+    def _send(self, channel: Channel, refused: list[Call]) -> None:
         outbox = self.outbox
-        if not outbox:
-            return
-        calls = [outbox.popleft() for _ in range(min(len(outbox), wire.MAX_RECORDS))]
         now = time.monotonic()
         numbers, pending, streams = self._ids, self._pending, self._streams
-        rows = []
-        for call in calls:
-            number = next(numbers)
-            rows.append(_row(number, call, now))
+        calls: list[Call] = []
+        rows: list[wire.Row] = []
+        for _ in range(min(len(outbox), wire.MAX_RECORDS)):
+            call = outbox.popleft()
             stream = call.stream
+            if not call.count:
+                if stream.lane is not None and stream.pending:
+                    stream.last = call  # it must not overtake what is under way
+                    continue
+                self._leave(stream)
+                streams.pop(stream.id, None)
+            call.number = next(numbers)
             if call.count:
-                pending[number] = call
+                if stream.lane is not None:
+                    self._put(call, stream.lane, refused)
+                    continue
+                pending[call.number] = call
+                stream.pending += 1
                 if not stream.opened:
                     streams[stream.id] = stream
-            else:
-                streams.pop(stream.id, None)
-        if channel.send(wire.pack(Kind.REQUESTS, rows, [call.blob for call in calls])):
+            rows.append(_row(call, now))
+            calls.append(call)
+        if not rows or channel.send(wire.pack(Kind.REQUESTS, rows, [call.blob for call in calls])):
             return
-        for row in rows:
-            pending.pop(row[0], None)
+        for call in calls:
+            if pending.pop(call.number, None) is not None:
+                call.stream.pending -= 1
         outbox.extendleft(reversed(calls))
 
+    def _put(self, call: Call, lane: Lane, refused: list[Call]) -> None:
+        """Have a call sent by a lane, if there is room."""
+        waiting = len(lane)
+        if waiting >= call.stream.most_waiting:
+            call.refuse(Status.OVERLOADED, f"{waiting} requests wait: send less, or later")
+            refused.append(call)
+            return
+        self._pending[call.number] = call
+        call.stream.pending += 1
+        lane.put(call)
+
+    # In
+
     def take(self, message: wire.Message) -> list[Call]:
-        """Take a message of answers; returns the calls that are complete by it."""
-        complete = []
-        pending = self._pending
+        """Take a supervisor's message of answers; returns the calls that are complete by it."""
+        complete: list[Call] = []
         for (number, _, _, status), payload in zip(message.rows, message.payloads(), strict=True):
-            if status == _CHECKPOINT:
-                stream = self._streams.get(number)
-                if stream is not None:
-                    stream.log.save(payload)
+            if status >= _CHECKPOINT:
+                notice = self._notices.get(status)
+                if notice is not None:
+                    notice(number, payload)
                 continue
             if status == _SHUTDOWN:
                 continue  # not done here: the successor, if one comes in time, is handed the call
-            call = pending.pop(number, None)
-            if call is not None:
-                call.answered(status, payload)
-                complete.append(call)
+            call = self._pending.get(number)
+            if call is not None and not call.batch:
+                self._complete(call, status, payload, complete)
         return complete
+
+    def take_batch(self, lane: Lane, message: wire.Message) -> list[Call]:
+        """Take what a worker has answered by a lane; returns the calls that are complete by it."""
+        complete: list[Call] = []
+        lane.heard = time.monotonic()
+        if message.kind is Kind.PING:
+            if not lane.open:
+                lane.open = True
+                self._letters.append(wire.pack_plain(Kind.LANE, tag=lane.serial))
+            return complete
+        if message.kind is not Kind.ANSWERS:
+            return complete
+        pending, batch = self._pending, message.tag
+        back: dict[int, StreamState] = {}
+        for row, payload in zip(message.rows, message.payloads(), strict=True):
+            number, _, count, status = row
+            if status == _CHECKPOINT:
+                stream = lane.streams.get(number)
+                if stream is not None and payload:
+                    stream.log.save(payload)
+                continue
+            call = pending.get(number)
+            if call is None or call.batch != batch:
+                continue
+            if call.fits(status, count, payload):
+                self._complete(call, status, payload, complete)
+            else:
+                back[call.stream.id] = call.stream
+        if back:  # the supervisor will say what is wrong with it
+            self._take_back(lane, list(back.values()))
+        return complete
+
+    def _complete(self, call: Call, status: int, payload: bytes, complete: list[Call]) -> None:
+        del self._pending[call.number]
+        stream = call.stream
+        stream.pending -= 1
+        call.answered(status, payload)
+        if not call.ended:
+            complete.append(call)
+        if not stream.pending:
+            if stream.last is not None:
+                self._end(stream)
+            elif stream.offer is not None:
+                self._take_offer(stream)
+
+    # What a supervisor tells besides
+
+    def _save(self, number: int, checkpoint: bytes) -> None:
+        stream = self._streams.get(number)
+        if stream is not None and stream.lane is None:
+            stream.log.save(checkpoint)
+
+    def _connect(self, serial: int, endpoint: bytes) -> None:
+        """A worker may be reached there."""
+        if serial not in self.lanes:
+            lane = self._open_lane(serial, endpoint.decode(errors="replace"), self._batches)
+            if lane is not None:
+                self.lanes[serial] = lane
+
+    def _gone(self, serial: int, payload: bytes) -> None:
+        """A worker is gone, and what was lent there goes back."""
+        if len(payload) == wire.GONE.size and serial in self.lanes:
+            self.give_up(self.lanes[serial], *wire.GONE.unpack(payload))
+
+    def _offered(self, number: int, payload: bytes) -> None:
+        """A stream may be taken."""
+        stream = self._streams.get(number)
+        if stream is None or len(payload) != wire.LENDING.size:
+            return
+        stream.offer = wire.LENDING.unpack(payload)
+        if not stream.pending:
+            self._take_offer(stream)
+
+    def _recalled(self, number: int, payload: bytes) -> None:
+        """A stream is to go back."""
+        stream = self._streams.get(number)
+        if stream is None or stream.lane is None or len(payload) != wire.TOKEN.size:
+            return
+        if wire.TOKEN.unpack(payload) == (stream.token,):
+            self._take_back(stream.lane, [stream])
+
+    def _take_offer(self, stream: StreamState) -> None:
+        serial, token, checkpoint_packets, most_waiting = stream.offer or (0, 0, 0, 0)
+        stream.offer = None
+        lane = self.lanes.get(serial)
+        if lane is None or not lane.open or stream.closed or stream.lane is not None:
+            return
+        stream.lane, stream.token, stream.most_waiting = lane, token, most_waiting
+        stream.checkpoint_packets = checkpoint_packets
+        # Streams that were taken together would all be saved together, again and again.
+        stream.unsaved = max(stream.log.packets, token % max(1, checkpoint_packets))
+        lane.streams[token] = stream
+        row = (token, stream.id, 0, 0, 0, stream.format.code, int(Flag.TAKE))
+        self._letters.append(wire.pack(Kind.REQUESTS, [row], []))
+
+    def _end(self, stream: StreamState) -> None:
+        """Send the end of a stream, which has waited for its last call."""
+        if stream.last is not None:
+            self.outbox.appendleft(stream.last)
+            stream.last = None
+
+    def _leave(self, stream: StreamState) -> None:
+        """A stream is no longer used by a lane."""
+        if stream.lane is not None:
+            stream.lane.streams.pop(stream.token, None)
+        stream.lane, stream.token, stream.offer = None, 0, None
+
+    # Handing over
+
+    def look_at_lanes(self, now: float) -> None:
+        """Give up the lanes that are silent."""
+        for lane in list(self.lanes.values()):
+            if lane.busy and now - lane.heard > SILENT_SECONDS:
+                self.give_up(lane)
+
+    def drop_lanes(self) -> None:
+        """End every lane; their streams are to be handed over."""
+        for lane in self.lanes.values():
+            for stream in list(lane.streams.values()):
+                self._leave(stream)
+            self._close_lane(lane)
+        self.lanes.clear()
+        self._letters.clear()
+        for call in self._pending.values():
+            call.batch = 0
 
     def hand_over(self, channel: Channel) -> None:
         """Give a new supervisor all streams, then the calls that have no answer."""
+        self.drop_lanes()
+        self._forget_ended()
         now = time.monotonic()
         rows: list[wire.Row] = []
         payloads: list[bytes] = []
         needed = {call.stream.id for call in self._pending.values()}
         for stream in self._streams.values():
+            stream.offer = None
             if stream.opened and (not stream.closed or stream.id in needed):
                 _add_stream(stream, rows, payloads)
-        for number, call in self._pending.items():
-            rows.append(_row(number, call, now))
+        for call in self._pending.values():
+            rows.append(_row(call, now))
             payloads.append(call.blob)
-        for at in range(0, len(rows), wire.MAX_RECORDS):
-            to = at + wire.MAX_RECORDS
-            channel.send(wire.pack(Kind.REQUESTS, rows[at:to], payloads[at:to]))
+        self._write(rows, payloads)
+        self.send(channel)
 
-    def expired(self, before: float) -> list[Call]:
-        """Take out the calls whose deadline (monotonic) lies before this time."""
-        numbers = [n for n, call in self._pending.items() if call.deadline < before]
-        calls = [self._pending.pop(number) for number in numbers]
-        while self.outbox and self.outbox[0].deadline < before:
-            calls.append(self.outbox.popleft())
-        return calls
+    def give_up(self, lane: Lane, batch: int = 0, record: int = 0) -> None:
+        """End a lane; its worker died running that record of that batch (0: it did not)."""
+        del self.lanes[lane.serial]
+        self._take_back(lane, list(lane.streams.values()), batch, record)
+        self._close_lane(lane)
+
+    def _take_back(
+        self, lane: Lane, streams: list[StreamState], batch: int = 0, record: int = 0
+    ) -> None:
+        """Hand streams back to the supervisor, and their calls; what was in hand goes first."""
+        rows: list[wire.Row] = []
+        payloads: list[bytes] = []
+        for stream in streams:
+            self._leave(stream)
+            _add_stream(stream, rows, payloads)
+        numbers = {stream.id for stream in streams}
+        lane.drop_streams(numbers)
+        self._forget_ended(numbers)
+        calls = [call for call in self._pending.values() if call.stream.id in numbers]
+        fatal = [c.stream.id for c in calls if batch and (c.batch, c.record) == (batch, record)]
+        calls.sort(key=lambda call: call.stream.id not in fatal)  # stable
+        now = time.monotonic()
+        for call in calls:
+            rows.append(_row(call, now, _retried(call, batch, record)))
+            payloads.append(call.blob)
+            call.batch = 0
+        self._write(rows, payloads)
+
+    def _forget_ended(self, numbers: Iterable[int] | None = None) -> None:
+        """Forget the calls whose deadline has passed, of these streams or of all."""
+        for call in [call for call in self._pending.values() if call.ended]:
+            stream = call.stream
+            if numbers is None or stream.id in numbers:
+                del self._pending[call.number]
+                stream.pending -= 1
+                if not stream.pending:
+                    self._end(stream)
+
+    def _write(self, rows: list[wire.Row], payloads: list[bytes]) -> None:
+        """Make letters of rows; each is small enough not to hold up others for long."""
+        start = size = 0
+        for at, payload in enumerate(payloads):
+            size += len(payload)
+            if size > LETTER_BYTES or at - start >= wire.MAX_RECORDS - 1:
+                self._letters.append(
+                    wire.pack(Kind.REQUESTS, rows[start : at + 1], payloads[start : at + 1])
+                )
+                start, size = at + 1, 0
+        if start < len(rows):
+            self._letters.append(wire.pack(Kind.REQUESTS, rows[start:], payloads[start:]))
+
+    # Ends
+
+    def expired(self, now: float, late: float) -> list[Call]:
+        """The calls whose deadline (monotonic) has passed.
+
+        Args:
+            now: of those that are the client's own to end, which go by lanes.
+            late: of those that the supervisor should have ended.
+        """
+        ended: list[Call] = []
+        own = 0
+        for call in list(self._pending.values()):
+            by_lane = call.stream.lane is not None
+            if call.ended or call.deadline >= (now if by_lane else late):
+                continue
+            ended.append(call)
+            own += by_lane
+            if call.batch:
+                call.ended = True  # it may be executed: its stream's log must know
+                continue
+            del self._pending[call.number]
+            call.stream.pending -= 1
+            if call.stream.lane is not None:
+                call.stream.lane.drop(call)
+            if not call.stream.pending:
+                self._end(call.stream)
+        while self.outbox and self.outbox[0].deadline < late:
+            ended.append(self.outbox.popleft())
+        if own:
+            self._letters.append(wire.pack_json(Kind.ENDED, {"timeout": own}))
+        return ended
 
     def take_all(self) -> list[Call]:
         """Take out every call."""
-        calls = list(self._pending.values())
+        calls = [call for call in self._pending.values() if not call.ended]
         self._pending.clear()
+        for lane in self.lanes.values():
+            lane.drop_all()
         while self.outbox:
             calls.append(self.outbox.popleft())
         return calls
 
 
-def _row(number: int, call: Call, now: float) -> tuple[int, ...]:
+def _row(call: Call, now: float, flags: int = 0) -> tuple[int, ...]:
     """A call as a `wire.Request`."""
     left = int((call.deadline - now) * 1000)
     stream = call.stream
     return (
-        number,
+        call.number,
         stream.id,
         left if 0 < left < _MOST_MS else max(1, min(left, _MOST_MS)),
         len(call.blob),
         call.count,
         stream.format.code,
-        call.flags,
+        call.flags | flags,
     )
 
 
+def _retried(call: Call, batch: int, record: int) -> int:
+    """The flags of a call that is sent again, by where its worker was when it died."""
+    if not call.batch:
+        return 0
+    ran = batch and call.batch == batch and call.record <= record
+    return int(Flag.RETRIED | Flag.SUSPECT) if ran else int(Flag.RETRIED)
+
+
 def _add_stream(stream: StreamState, rows: list[wire.Row], payloads: list[bytes]) -> None:
-    """Append what makes another supervisor know a stream."""
+    """Append what makes a supervisor know a stream."""
     code = stream.format.code
     checkpoint = stream.log.checkpoint or b""
-    rows.append(wire.Request(0, stream.id, 0, len(checkpoint), 0, code, Flag.RESTORE))
+    rows.append((0, stream.id, 0, len(checkpoint), 0, code, int(Flag.RESTORE)))
     payloads.append(checkpoint)
-    for blob, count in stream.log.entries:
-        rows.append(wire.Request(0, stream.id, 0, len(blob), count, code, Flag.REPLAY))
+    for blob, count in stream.log.joined():
+        rows.append((0, stream.id, 0, len(blob), count, code, int(Flag.REPLAY)))
         payloads.append(blob)

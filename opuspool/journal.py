@@ -6,8 +6,15 @@ The client keeps one for each of its streams too, so that they outlive a supervi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from opuspool import ops
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+JOINED = 64
+"""Operations in a blob of joined ones, unless one entry alone has more."""
 
 _GAIN = bytes([ops.OpKind.GAIN])
 
@@ -44,6 +51,21 @@ class Log:
             self.packets -= self.entries.pop(0)[1]
             self.checkpoint = None
             self.exact = False
+
+    def joined(self) -> Iterator[tuple[bytes, int]]:
+        """The settled operations as few blobs, in their order."""
+        heads: list[bytes] = []
+        packets: list[bytes] = []
+        count = 0
+        for blob, more in self.entries:
+            if count and count + more > JOINED:
+                yield b"".join([*heads, *packets]), count
+                heads, packets, count = [], [], 0
+            heads.append(blob[: 4 * more])
+            packets.append(blob[4 * more :])
+            count += more
+        if count:
+            yield b"".join([*heads, *packets]), count
 
     def save(self, checkpoint: bytes) -> None:
         """Take a new checkpoint: all that is in the log lies before it."""

@@ -9,6 +9,7 @@ Windows has no ipc and needs none of this: on tcp it is the port that only one c
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import stat
@@ -53,6 +54,14 @@ class RunFiles:
         """Where the clients' socket is while no new client can be taken."""
         return self.socket.with_name(self.socket.name + ".full")
 
+    def lane(self, number: int) -> Path:
+        """Where clients connect to a worker."""
+        return self.socket.with_name(f"{self.socket.name}.w{number}")
+
+    def _lanes(self) -> list[Path]:
+        """Those that are there; a worker that was killed leaves its own."""
+        return list(self.socket.parent.glob(f"{glob.escape(self.socket.name)}.w[0-9]*"))
+
     @property
     def lock(self) -> Path:
         """The lock file."""
@@ -66,7 +75,7 @@ class RunFiles:
         """
         fd = self._take_lock()
         try:
-            for path in (self.socket, self.back, self.hidden):
+            for path in (self.socket, self.back, self.hidden, *self._lanes()):
                 _remove_stale_socket(path)
         except BaseException:
             os.close(fd)
@@ -89,7 +98,7 @@ class RunFiles:
 
     def remove(self) -> None:
         """Remove what `prepare` and the sockets' binding made, the lock last; it must be held."""
-        for path in (self.socket, self.back, self.hidden, self.lock):
+        for path in (self.socket, self.back, self.hidden, *self._lanes(), self.lock):
             with suppress(OSError):
                 path.unlink()
         self._remove_directory()

@@ -18,10 +18,18 @@ Every message is two frames, whatever the batch: one header, one of data.
     REPORT    supervisor → client   id         none         JSON
     PING      either                0          none         nothing: "still here"
     BYE       client → supervisor   0          none         nothing: "my streams are done"
+    LANE      client → supervisor   worker     none         nothing: "I reach that worker"
+    ENDED     client → supervisor   0          none         JSON {outcome: calls it has ended}
     READY     worker → supervisor   0          none         JSON {"pid", "libopus", ...}
     LEASE     supervisor → worker   lease id   Step         by its action
     RESULTS   worker → supervisor   lease id   Result       by its action
+    REFUSE    supervisor → worker   0          none         digests of packets not to be decoded
     STOP      supervisor → worker   0          none         nothing: "leave"
+    REQUESTS  client → worker       batch      Request      operations on lent streams (lanes.py)
+    ANSWERS   worker → client       batch      Answer       outcomes, checkpoints
+
+On a lane, from client to worker, a stream's number is the token under which it was lent; a request
+without operations asks for its checkpoint. A PING is answered by one.
 
 Times on the wire are time left, never a clock reading. Nothing here opens a socket. A lease's
 results come in the order of its steps, one for each DECODE and CHECKPOINT.
@@ -42,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 MAGIC = b"OPUS"
-VERSION = 1
+VERSION = 2
 
 MAX_RECORDS = 65_536
 """Records in one message, at most."""
@@ -52,6 +60,19 @@ MAX_DATA_BYTES = 256 * 1024 * 1024
 
 MAX_JSON_BYTES = 4 * 1024 * 1024
 """Bytes of a JSON payload, at most."""
+
+TOKEN = struct.Struct("<Q")
+"""What a stream is called on a lane: a number that cannot be guessed."""
+
+LENDING = struct.Struct("<QQII")
+"""The worker's number, the token, operations between two checkpoints (0: none), and how many
+requests may wait for the worker before the client refuses more."""
+
+GONE = struct.Struct("<QI")
+"""A batch of this client and the record in it that the worker was running; 0, 0: none."""
+
+DIGEST_BYTES = 16
+"""Bytes of a digest in REFUSE, BLAKE2b (digests.py), each behind its packet's length (u32)."""
 
 _HEADER = struct.Struct("<4sBBHIQ")
 
@@ -71,6 +92,9 @@ class Kind(IntEnum):
     LEASE = 10
     RESULTS = 11
     STOP = 12
+    LANE = 13
+    REFUSE = 14
+    ENDED = 15
 
 
 class Flag(IntEnum):
@@ -86,6 +110,12 @@ class Flag(IntEnum):
     """No request: a stream that another supervisor had; the payload is its checkpoint, if any."""
     REPLAY = 16
     """No request: operations that a stream handed over has settled since its checkpoint."""
+    TAKE = 32
+    """No request: the client sends this stream's packets to its worker now; the id is the token."""
+    RETRIED = 64
+    """A worker had it when it ended, or when its stream was called back."""
+    SUSPECT = 128
+    """That worker had run it, or was running it, when it died."""
 
 
 class Status(IntEnum):
@@ -106,6 +136,14 @@ class Status(IntEnum):
     """The request broke the wire format's rules."""
     CHECKPOINT = 8
     """No answer: the payload is a checkpoint of the stream whose number stands for the id."""
+    LANE = 9
+    """No answer: the id is a worker's number, the payload where clients may connect to it."""
+    GONE = 10
+    """No answer: the worker with this number is gone; the payload (`GONE`): what it had in hand."""
+    LENT = 11
+    """No answer: the stream whose number is the id may be taken; the payload is a `LENDING`."""
+    RECALL = 12
+    """No answer: the stream is to be handed back; the payload is its `TOKEN`."""
 
 
 class Action(IntEnum):
@@ -123,6 +161,8 @@ class Action(IntEnum):
     """A result with the decoder's checkpoint."""
     CLOSE = 6
     """Destroy the stream's decoder."""
+    LEND = 7
+    """Let a client use the stream's decoder, under the `TOKEN` in the payload."""
 
 
 class Request(NamedTuple):
@@ -179,7 +219,7 @@ _SHAPES: dict[Kind, _Shape] = {
 }
 _KINDS = {int(kind): kind for kind in Kind}
 _PLAIN = frozenset(Kind) - frozenset(_SHAPES)
-_JSON = frozenset({Kind.HELLO, Kind.WELCOME, Kind.ASK, Kind.REPORT, Kind.READY})
+_JSON = frozenset({Kind.HELLO, Kind.WELCOME, Kind.ASK, Kind.REPORT, Kind.READY, Kind.ENDED})
 
 Record = Request | Answer | Step | Result
 Row = tuple[int, ...]
@@ -282,7 +322,7 @@ def _read_header(header: bytes) -> tuple[Kind, int, int]:
 def _plain(kind: Kind, count: int, tag: int, header: bytes, data: bytes) -> Message:
     if count or len(header) != _HEADER.size:
         raise WireError(f"{kind.name} has no records")
-    if data and kind not in _JSON:
+    if data and kind not in _JSON and kind is not Kind.REFUSE:
         raise WireError(f"{kind.name} carries no data")
     return Message(kind, tag, [], data)
 

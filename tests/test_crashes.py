@@ -23,6 +23,7 @@ import pytest
 from killing import all_idle, check_books, deaths
 from opuspool_supervisor import autopsy, crashes
 from opuspool_supervisor.books import RESTART_REASONS
+from opuspool_supervisor.core import Death
 from opuspool_supervisor.records import Lease
 from opuspool_supervisor.slots import Slot, Worker
 from recordings import speech_packets
@@ -30,7 +31,7 @@ from reference import golden, real_libopus
 from waiting import wait_until
 
 import opuspool
-from opuspool import knownpacket, ops, statedir
+from opuspool import knownpacket, ops, recorder, statedir
 from opuspool.ops import Op, OpKind
 from opuspool.recorder import Position
 from opuspool.streamformat import StreamFormat
@@ -102,8 +103,9 @@ def command(*arguments: object, **environment: str) -> subprocess.CompletedProce
 # ---- what a report says ----------------------------------------------------------------------
 
 
-def test_a_segv_is_reported(faulty: Path, folder: Path) -> None:
+def test_a_segv_is_reported(faulty: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cause, packet, stream, versions and stack, for each of the two workers that died."""
+    monkeypatch.setenv("OPUSPOOL_RECOVERY_CHECKPOINT_PACKETS", "0")  # the second replays them all
     with opuspool.Pool(workers=1) as pool, pool.stream() as stream:
         for packet in PACKETS[:20]:
             stream.decode(packet)
@@ -291,7 +293,7 @@ def test_an_autopsy_believes_nothing_that_cannot_be(
     for packets in (PACKETS[:2], PACKETS[2:4]):
         blob = ops.pack([Op(OpKind.PACKET, packet) for packet in packets])
         slot.lease.add([(Step(1, len(blob), 2, code, Action.DECODE), blob)])
-    found = autopsy.examine(slot, worker, position, weight=1.0, now=8.5)
+    found = autopsy.examine(slot, worker, Death("segv", "", position), None, weight=1.0, now=8.5)
     assert (found.phase, found.age_seconds) == (phase, 3.5)
     assert (found.in_hand.op.packet if found.in_hand else None) == in_hand
     assert found.suspects == tuple(digest(packet) for packet in suspects)
@@ -308,7 +310,9 @@ def test_of_large_requests_only_the_last_packets_are_remembered() -> None:
         autopsy.remember(worker, Lease(7, 0.0, [step], [blob]))
     assert worker.packets == 30 * 40
     assert sum(len(blob) for blob, _ in worker.recent) < 16 * 16 * 60_100
-    found = autopsy.examine(Slot(0, spare=False), worker, None, weight=1.0, now=0.0)
+    found = autopsy.examine(
+        Slot(0, spare=False), worker, Death("segv", ""), None, weight=1.0, now=0.0
+    )
     assert found.suspects == tuple(digest(packet) for packet in packets[-16:])
 
 
@@ -675,7 +679,7 @@ def test_a_limit_on_the_size_of_files(
     monkeypatch.setenv("OPUSPOOL_RECOVERY_CHECKPOINT_PACKETS", "10")
     with opuspool.Pool(workers=1) as pool, pool.stream() as stream:
         supervisor = pool.status()["supervisor"]["pid"]
-        limit = resource.getpagesize()  # a flight recorder has that
+        limit = recorder.SIZE
         resource.prlimit(supervisor, resource.RLIMIT_FSIZE, (limit, limit))
         for packet in PACKETS[:30]:
             stream.decode(packet)

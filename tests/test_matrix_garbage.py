@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
     from matrix import Scene
 
-CALM = {"restart": {"period_seconds": 0.5}}
+CALM: dict[str, dict[str, object]] = {
+    "restart": {"period_seconds": 0.5},
+    "requests": {"lanes": False},
+}
+"""What a worker sends to the supervisor is looked at, so that all goes past that."""
 
 
 def test_a_worker_that_sends_garbage_is_replaced(

@@ -17,8 +17,9 @@ import pytest
 import zmq
 from opuspool_workers import libopus
 from opuspool_workers.checkpoint import Relocator
+from opuspool_workers.decoder import ProtocolError
 from opuspool_workers.guard import GuardedBuffer
-from opuspool_workers.serve import LeaseRunner, ProtocolError
+from opuspool_workers.serve import LeaseRunner
 from recordings import speech_packets
 from test_decoder import LOSS, SPEECH, plain, theirs
 from waiting import wait_until
@@ -645,7 +646,7 @@ class DeathSignal:
 
 socket = zmq.Context().socket(zmq.DEALER)
 lease = wire.Message(wire.Kind.LEASE, 1, [], b"")
-Server(socket, Runner(), None, DeathSignal())._lease(lease)
+Server(socket, None, Runner(), None, DeathSignal())._run(Runner().run, lease)
 """
 """What ctypes does with an access violation on Windows."""
 
@@ -687,7 +688,8 @@ runner = LeaseRunner(lib, GuardedBuffer(46080), how, record)
 step = wire.Step(1, 4, 0, 0, wire.Action.RESTORE)
 message = wire.parse(wire.pack(wire.Kind.LEASE, [step], [b"none"], 1))
 os.close(2)
-Server(zmq.Context().socket(zmq.DEALER), runner, None, DeathSignal())._lease(message)
+socket = zmq.Context().socket(zmq.DEALER)
+Server(socket, None, runner, None, DeathSignal())._run(runner.run, message)
 """
 """Passes over a checkpoint where nobody reads what it says of it."""
 

@@ -142,7 +142,8 @@ def test_a_supervisor_that_leaves_before_it_greets_is_a_pause(
 
 def test_a_daemon_that_is_restarted_is_a_pause(tmp_path: Path, endpoint: str, faulty: Path) -> None:
     """As `systemctl restart` does: what comes while the old one drains is done by the new one."""
-    settings = settings_for(tmp_path, endpoint)
+    # By a lane, all would be spoken before the old one has drained.
+    settings = settings_for(tmp_path, endpoint, "[requests]\nlanes = false\n")
     spoken = PACKETS[:400]
     pcm: list[opuspool.pcm.Pcm] = []
     slow = [faults.marker("slow", like=PACKETS[0])] * 20  # a second

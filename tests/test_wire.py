@@ -27,8 +27,8 @@ RECORDS: dict[Kind, st.SearchStrategy[Any]] = {
     Kind.LEASE: st.builds(Step, U64, U32, U16, U8, U8),
     Kind.RESULTS: st.builds(Result, U32, U32, U16, U8),
 }
-JSON_KINDS = [Kind.HELLO, Kind.WELCOME, Kind.ASK, Kind.REPORT, Kind.READY]
-BARE_KINDS = [Kind.PING, Kind.BYE, Kind.STOP]
+JSON_KINDS = [Kind.HELLO, Kind.WELCOME, Kind.ASK, Kind.REPORT, Kind.READY, Kind.ENDED]
+BARE_KINDS = [Kind.PING, Kind.BYE, Kind.STOP, Kind.LANE]
 
 JSON = st.dictionaries(
     st.text(max_size=5),
@@ -129,7 +129,7 @@ def test_bare_messages_come_back_as_they_were(kind: Kind, tag: int) -> None:
 
 def test_each_kind_is_of_one_of_three_sorts() -> None:
     """With records, with JSON, or bare: the tests here know them all."""
-    sorts = [*RECORDS, *JSON_KINDS, *BARE_KINDS]
+    sorts = [*RECORDS, *JSON_KINDS, *BARE_KINDS, Kind.REFUSE]
     assert sorted(sorts) == sorted(Kind)
 
 
@@ -188,8 +188,8 @@ REFUSED: dict[str, tuple[list[bytes], str]] = {
     "short header": ([header()[:-1], b""], "header of 19 bytes"),
     "another magic": ([header(magic=b"OPUZ"), b""], "not an opuspool message"),
     "reserved bits": ([header(reserved=1), b""], "not an opuspool message"),
-    "an older version": ([header(version=0), b""], "version 0, this is version 1"),
-    "a newer version": ([header(version=2), b""], "version 2, this is version 1"),
+    "an older version": ([header(version=0), b""], "version 0, this is version 2"),
+    "a newer version": ([header(version=3), b""], "version 3, this is version 2"),
     "kind 0": ([header(0), b""], "unknown kind 0"),
     "an unknown kind": ([header(max(Kind) + 1), b""], "unknown kind"),
     "bare with a record": ([header(Kind.PING, count=1), b""], "PING has no records"),

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from opuspool import ops, toc
+from opuspool.digests import digest
 from opuspool.streamformat import FORMATS
 from opuspool.wire import Action
 from opuspool_supervisor.journal import Trust
-from opuspool_supervisor.quarantine import digest
 from opuspool_supervisor.records import Request
 from opuspool_supervisor.slots import RECENT_PACKETS
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from opuspool.recorder import Position
     from opuspool.streamformat import StreamFormat
     from opuspool.wire import Step
+    from opuspool_supervisor.core import Death
     from opuspool_supervisor.records import Lease, Stream
     from opuspool_supervisor.slots import Slot, Worker
 
@@ -27,6 +28,7 @@ LARGE_BYTES = 64 * 1024
 """Of a settled request that is larger, only the last packets are kept."""
 
 _DECODE = int(Action.DECODE)
+_KINDS = frozenset(map(int, ops.OpKind))
 _RUNNING = frozenset({int(Action.REPLAY), int(Action.DECODE)})
 _REBUILDING = frozenset({int(Action.OPEN), int(Action.RESTORE), int(Action.REPLAY)})
 
@@ -76,7 +78,7 @@ class Autopsy:
 
     Attributes:
         age_seconds: from the worker's spawn to its death.
-        leases_settled, packets_served: what it had done.
+        leases_settled, packets_served: what it had done; a batch by a lane counts as a lease.
         info: what it said of itself at READY; empty: it never got there.
         killed_for: the restart reason, where the supervisor itself ended it.
         phase: what it was doing.
@@ -129,18 +131,21 @@ def _tail(payload: bytes, count: int) -> tuple[bytes, int]:
 
 
 def examine(
-    slot: Slot, worker: Worker, position: Position | None, *, weight: float, now: float
+    slot: Slot, worker: Worker, death: Death, lent: Stream | None, *, weight: float, now: float
 ) -> Autopsy:
     """Find out what a worker was doing; to be called before its lease is taken back.
 
     Args:
         slot: the dead worker's slot.
         worker: the dead worker.
-        position: what its flight recorder says; None: it cannot be read.
+        death: how it ended.
+        lent: the stream that it was decoding for its client, if it was.
         weight: the blame for this death (0 to 1).
         now: monotonic, seconds.
     """
-    lease = slot.lease
+    lease, position = slot.lease, death.position
+    if lent is not None and position is not None:
+        return _by_lane(slot, worker, death, lent, position, weight=weight, now=now)
     place = _place(lease, position)
     stream = _stream(lease, lease.step(place.record)[0].stream) if lease and place else None
     return Autopsy(
@@ -148,7 +153,7 @@ def examine(
         generation=slot.generation,
         pid=worker.pid or None,
         age_seconds=now - worker.started,
-        leases_settled=worker.settled,
+        leases_settled=worker.settled + worker.by_lane.batches,
         packets_served=worker.packets,
         phase=_phase(worker, lease, place),
         info=worker.info,
@@ -157,8 +162,52 @@ def examine(
         client=stream.client.key.hex() if stream else None,
         stream=stream.id if stream else None,
         in_hand=_in_hand(lease, place, stream, weight) if lease and place else None,
-        suspects=_suspects(worker, lease, place),
+        suspects=_ran_last(worker, death.kept, lease, place),
     )
+
+
+def _by_lane(
+    slot: Slot,
+    worker: Worker,
+    death: Death,
+    stream: Stream,
+    position: Position,
+    *,
+    weight: float,
+    now: float,
+) -> Autopsy:
+    """What is known of a worker that was decoding for a client, whose journal is not here."""
+    op, before = _op_by_lane(position, death.kept)
+    return Autopsy(
+        slot=slot.number,
+        generation=slot.generation,
+        pid=worker.pid or None,
+        age_seconds=now - worker.started,
+        leases_settled=worker.settled + worker.by_lane.batches,
+        packets_served=worker.packets,
+        phase="decoding",
+        info=worker.info,
+        killed_for=worker.killed_for,
+        format=stream.format,
+        client=stream.client.key.hex(),
+        stream=stream.id,
+        in_hand=InHand(op, weight, None) if op is not None else None,
+        suspects=_ran_last(worker, before),
+    )
+
+
+def _op_by_lane(
+    position: Position, kept: tuple[bytes | None, ...]
+) -> tuple[Op | None, tuple[bytes | None, ...]]:
+    """The operation in hand, and what was kept before it."""
+    kind, size = position.word >> 24, position.word & 0xFFFF
+    if kind not in _KINDS:
+        return None, kept
+    packet = kept[-1] if size and kept else b""
+    if packet is None or len(packet) != size:  # too long to be kept, or the recorder is damaged
+        return None, kept[:-1]
+    op = ops.Op(ops.OpKind(kind), packet, position.word >> 16 & 0xFF)
+    return op, kept[:-1] if size else kept
 
 
 def _place(lease: Lease | None, position: Position | None) -> _Place | None:
@@ -233,19 +282,32 @@ def _settled(stream: Stream) -> tuple[bytes | None, list[tuple[bytes, int]]]:
     return checkpoint, [] if stream.trust is Trust.NOTHING else list(journal.entries)
 
 
-def _suspects(worker: Worker, lease: Lease | None, place: _Place | None) -> tuple[str, ...]:
-    ran = list(worker.recent)
+def _ran_last(
+    worker: Worker,
+    kept: tuple[bytes | None, ...],
+    lease: Lease | None = None,
+    place: _Place | None = None,
+) -> tuple[str, ...]:
+    """Digests of the packets that ran last: in leases before, by lanes, in this lease."""
+    now: list[tuple[bytes, int]] = []
     if lease is not None and not lease.canary:
         steps = lease.steps if place is None else lease.steps[: place.record]
-        ran += [(payload, step.ops) for step, payload in steps if step.action in _RUNNING]
+        now += [(payload, step.ops) for step, payload in steps if step.action in _RUNNING]
         if place is not None:
-            ran += _ran_in(*lease.step(place.record), place.op)
+            now += _ran_in(*lease.step(place.record), place.op)
+    by_lane = [packet for packet in kept if packet]
+    packets = [*_packets(list(worker.recent)), *by_lane, *_packets(now)]
+    return tuple([digest(packet).hex() for packet in packets[-RECENT_PACKETS:]])
+
+
+def _packets(ran: list[tuple[bytes, int]]) -> list[bytes]:
+    """The last packets of operations that ran."""
     packets: list[bytes] = []
     for blob, count in reversed(ran):
         packets = ops.last_packets(blob, count, RECENT_PACKETS) + packets
         if len(packets) >= RECENT_PACKETS:
             break
-    return tuple([digest(packet).hex() for packet in packets[-RECENT_PACKETS:]])
+    return packets
 
 
 def _ran_in(step: Step, payload: bytes, op: int) -> list[tuple[bytes, int]]:

@@ -12,7 +12,7 @@ from opuspool import ops
 from opuspool.ops import OpKind
 from opuspool.wire import Action
 from opuspool_supervisor.journal import Trust
-from opuspool_supervisor.records import Request, Stream
+from opuspool_supervisor.records import Fatal, Request, Stream
 
 if TYPE_CHECKING:
     from opuspool.recorder import Position
@@ -71,6 +71,28 @@ class Blame:
             _punish(stream.client, loss.now)
         return stream, not fatal
 
+    def lay_by_lane(self, stream: Stream, loss: Loss) -> None:
+        """Blame what a worker was running for a lent stream's client; that will send it again."""
+        position = loss.position
+        if position is None:
+            return
+        stream.fatal = Fatal(position.request, position.op, loss.weight)
+        if loss.weight == 1:
+            place = (position.request, position.op)
+            _suspect(stream, place, rebuilding=False, fatal=False)
+            _punish(stream.client, loss.now)
+
+    def came_back(self, request: Request) -> bool:
+        """A request that its client sends again; True: it has killed, and may try again."""
+        fatal = request.stream.fatal
+        if fatal is None or fatal.request != request.id:
+            return False
+        request.stream.fatal = None
+        if fatal.op >= request.count:
+            return False
+        used_up = self._note(request, fatal.op, fatal.weight)
+        return not used_up
+
     def _garbled(self, lease: Lease) -> None:
         """No packet is surely to blame for garbage: try each request by itself, then give it up."""
         isolated = lease.isolated
@@ -86,13 +108,19 @@ class Blame:
         """Note a death of one operation; True where its attempts are used up by it."""
         if index >= request.count or request.kind(index) == OpKind.POISONED:
             return False
-        blame = request.blame = request.blame or {}
-        blame[index] = blame.get(index, 0.0) + loss.weight
-        if blame[index] < self._max_attempts:
+        packet = ops.unpack(request.blob, request.count)[index].packet
+        if not self._note(request, index, loss.weight):
             return False
         if loss.fresh and loss.weight == 1:  # nothing else can have done it: others are warned
-            packet = ops.unpack(request.blob, request.count)[index].packet
             self._quarantine.add(packet, loss.now)
+        return True
+
+    def _note(self, request: Request, index: int, weight: float) -> bool:
+        """Add to an operation's blame; True where it is poison by it, and marked as that."""
+        blame = request.blame = request.blame or {}
+        blame[index] = blame.get(index, 0.0) + weight
+        if blame[index] < self._max_attempts:
+            return False
         request.blob = ops.poisoned(request.blob, request.count, index)
         del blame[index]
         request.blame = blame or None  # what is left of it has killed nobody

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from opuspool.errors import WireError
+from opuspool.recorder import TICKS_PER_SECOND
+from opuspool.wire import MAX_RECORDS
+
+if TYPE_CHECKING:
+    from opuspool import wire
+    from opuspool.recorder import LaneCounts
 
 RESTART_REASONS = (
     "segv",
@@ -59,6 +67,8 @@ class Books:
     retries: int = 0
     streams_moved: int = 0
     streams_handed_over: int = 0
+    streams_lent: int = 0
+    streams_returned: int = 0
     replayed_packets: int = 0
     checkpoints: int = 0
     inexact_rebuilds: int = 0
@@ -77,6 +87,29 @@ class Books:
         self.worker_restarts[reason] += 1
         if reason in ACCESS_VIOLATIONS:
             self.access_violations += 1
+
+    def add_by_lane(self, done: LaneCounts) -> None:
+        """Count what a worker has done for clients by lanes."""
+        self.accepted += done.requests
+        for outcome in ("ok", "invalid", "poison"):
+            self.requests[outcome] += getattr(done, outcome)
+        self.packets_decoded += done.packets
+        self.audio_seconds += done.ticks / TICKS_PER_SECOND
+        self.quarantine_hits += done.refused
+        self.checkpoints += done.checkpoints
+
+    def add_ended(self, message: wire.Message) -> None:
+        """Count the calls by lanes that a client has ended itself."""
+        try:
+            ended = message.json()
+        except WireError:
+            self.protocol_errors += 1
+            return
+        for outcome in ("timeout", "overloaded"):
+            number = ended.get(outcome, 0)
+            if isinstance(number, int) and 0 < number <= MAX_RECORDS:
+                self.accepted += number
+                self.requests[outcome] += number
 
     def as_dict(self) -> dict[str, Any]:
         """All counters, for `status()`."""

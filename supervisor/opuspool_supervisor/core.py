@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from opuspool import digests
 from opuspool.wire import Status
 from opuspool_supervisor import autopsy, canary, recycle
 from opuspool_supervisor.books import Books
@@ -26,6 +27,7 @@ from opuspool_supervisor.slots import (
     Slot,
     SlotEvent,
     SlotState,
+    Watch,
     Worker,
 )
 from opuspool_supervisor.timings import Timings
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
     from opuspool import wire
     from opuspool.config import Config
-    from opuspool.recorder import Position
+    from opuspool.recorder import LaneCounts, Position
     from opuspool_supervisor.autopsy import Autopsy
 
 DUMP_SECONDS = 0.25
@@ -106,6 +108,14 @@ class Retire:
 
 
 @dataclass(frozen=True, slots=True)
+class Refuse:
+    """Tell a worker which packets it may not decode for clients."""
+
+    serial: int
+    packets: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Tell:
     """Write an event to the log."""
 
@@ -123,7 +133,7 @@ class Report:
     autopsy: Autopsy
 
 
-Instruction = Spawn | SendLease | Kill | Retire | Tell | Report
+Instruction = Spawn | SendLease | Kill | Retire | Refuse | Tell | Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +146,8 @@ class Death:
         position: what its flight recorder says; None where it cannot be read.
         fault_text: what faulthandler wrote.
         stderr_tail: the end of its standard error.
+        by_lane: what it had done for clients by lanes; None: that cannot be read.
+        kept: the packets that it ran last for them, the newest last; None: a long one.
     """
 
     reason: str
@@ -143,6 +155,8 @@ class Death:
     position: Position | None = None
     fault_text: str = ""
     stderr_tail: str = ""
+    by_lane: LaneCounts | None = None
+    kept: tuple[bytes | None, ...] = ()
 
 
 class Core:
@@ -166,21 +180,22 @@ class Core:
         self.books = Books()
         self.timings = Timings()
         self.history = History()
-        self.dispatcher = Dispatcher(config, self.slots, self.books)
+        self.dispatcher = Dispatcher(config, self.slots, self.books, self.timings)
         self.boot_error: str | None = None
         self.draining = False
         self._serials = count(1)
         self._by_serial: dict[int, Slot] = {}
         self._kill_after: dict[int, float] = {}
         self._next_sweep = 0.0
+        self._refused = 0
         self._now = 0.0
         self._instructions: list[Instruction] = []
 
     # Events
 
-    def spawned(self, slot: Slot, serial: int, pid: int, now: float) -> None:
-        """A worker process has been started."""
-        slot.worker = Worker(serial, pid, now)
+    def spawned(self, slot: Slot, serial: int, pid: int, now: float, lane: str = "") -> None:
+        """A worker process has been started; clients may connect to it at `lane`, if anywhere."""
+        slot.worker = Worker(serial, pid, now, lane=lane)
         slot.generation += 1
         self.books.spawns += 1
         self._by_serial[serial] = slot
@@ -198,6 +213,10 @@ class Core:
             return
         slot.worker.ready = slot.worker.proved = now  # by its self-test
         slot.worker.info = info
+        if not info.get("lanes"):
+            slot.worker.lane = ""
+        if self.dispatcher.quarantine:
+            self._refuse(slot)
         slot.hopeless = 0
         slot.advance(SlotEvent.READY)
         self.boot_error = None
@@ -246,6 +265,8 @@ class Core:
 
     def exited(self, serial: int, death: Death, now: float) -> None:
         """A worker process has ended, for whatever reason."""
+        if death.by_lane is not None:
+            self.by_lane(serial, death.by_lane, now)
         slot = self._by_serial.pop(serial, None)
         self._kill_after.pop(serial, None)
         if slot is None or slot.worker is None or slot.worker.serial != serial:
@@ -255,32 +276,53 @@ class Core:
     def progress(self, serial: int, progress: int, now: float) -> bool:
         """What a busy worker's flight recorder shows now; True: tell `stands_still` of it too."""
         slot = self._by_serial.get(serial)
-        if slot is None or slot.lease is None:
+        if slot is None or slot.worker is None:
             return False
-        lease = slot.lease
-        if lease.progress != progress or self._stalled(now):
-            lease.progress = progress
-            lease.moved = now
-            lease.waited = None
-        return now - lease.moved > self._config.workers.hang_seconds * STILL_SHARE
+        watch = slot.worker.watch
+        if watch.progress != progress or self._stalled(now):
+            watch.progress = progress
+            watch.moved = now
+            watch.waited = None
+        return now - watch.moved > self._config.workers.hang_seconds * STILL_SHARE
 
-    def stands_still(self, serial: int, waited: float, now: float) -> None:
+    def stands_still(
+        self, serial: int, waited: float, now: float, *, by_lane: bool = False
+    ) -> None:
         """A busy worker's flight recorder has not moved for a while: it hangs, or has not been let.
 
         Args:
             serial: its number.
             waited: seconds of its life in which it was ready to run and another process ran.
             now: monotonic, seconds.
+            by_lane: what it has in hand came by a lane.
         """
         slot = self._by_serial.get(serial)
-        if slot is None or slot.lease is None:
+        if slot is None or slot.worker is None:
             return
-        lease = slot.lease
-        if lease.waited is None:
-            lease.waited = waited
-        could_run = now - lease.moved - (waited - lease.waited)
+        watch = slot.worker.watch
+        if watch.waited is None:
+            watch.waited = waited
+        could_run = now - watch.moved - (waited - watch.waited)
         if could_run > self._config.workers.hang_seconds:
-            self._kill(slot, "heartbeat" if lease.canary else "hang", now, dump=True)
+            idle = not by_lane and slot.lease is not None and slot.lease.canary
+            self._kill(slot, "heartbeat" if idle else "hang", now, dump=True)
+
+    def by_lane(self, serial: int, counts: LaneCounts, now: float) -> None:
+        """What a worker has done for clients by lanes, since its start."""
+        slot = self._by_serial.get(serial)
+        if slot is None or slot.worker is None:
+            return
+        worker = slot.worker
+        done = counts.since(worker.by_lane)
+        if done is None or not done.batches:
+            return
+        worker.by_lane = counts
+        worker.served += done.requests
+        worker.packets += done.packets
+        if done.packets:
+            worker.proved = now
+        self.timings.by_lane(done)
+        self.books.add_by_lane(done)
 
     def measured(self, serial: int, rss_bytes: int) -> None:
         """A worker's memory, as the system tells it."""
@@ -362,9 +404,13 @@ class Core:
             self._tend(now)
         if self._kill_after:
             self._kill_late(now)
+        if self.dispatcher.quarantine.changes != self._refused:
+            self._refuse_all()
         if self._next_sweep <= now:
             self._next_sweep = now + SWEEP_SECONDS
             self._sweep(now)
+        if self.dispatcher.came_back:
+            self._staff(now)
         self._lease(now)
 
     def take_instructions(self) -> list[Instruction]:
@@ -495,6 +541,7 @@ class Core:
                 continue
             if lease is not None:
                 slot.lease = lease
+                slot.worker.watch = Watch(now)
                 slot.advance(SlotEvent.LEASED)
                 self._instructions.append(SendLease(slot.worker.serial, lease))
 
@@ -543,6 +590,7 @@ class Core:
         worker.killed_for = worker.recycle
         self._instructions.append(Retire(worker.serial))
         self._kill_after[worker.serial] = now + RETIRE_SECONDS
+        self._tell_clients(worker, None)
         self.dispatcher.lost(slot, Loss(now))
         self._staff(now)
 
@@ -552,9 +600,10 @@ class Core:
     def _forgive(self, now: float) -> None:
         """The supervisor had been stopped (SIGSTOP, suspend): no worker is late for that."""
         for slot in self.slots:
-            if slot.lease is not None:
-                slot.lease.moved = now
-            if slot.worker is not None and slot.state is SlotState.STARTING:
+            if slot.worker is None:
+                continue
+            slot.worker.watch.moved = now
+            if slot.state is SlotState.STARTING:
                 slot.worker.started = now
         for client in self.dispatcher.clients.values():
             client.seen = now
@@ -585,17 +634,37 @@ class Core:
         loss = Loss(now)
         if not planned:
             weight = BLAME_WEIGHT.get(reason, 1.0)
-            fresh, garbage = worker.settled == 0, worker.babbled
+            fresh, garbage = worker.settled == 0 and not worker.by_lane.requests, worker.babbled
             loss = Loss(now, death.position, weight, fresh=fresh, garbage=garbage)
-            found = autopsy.examine(slot, worker, death.position, weight=weight, now=now)
+            lent = self.dispatcher.lending.in_hand(death.position)
+            found = autopsy.examine(slot, worker, death, lent, weight=weight, now=now)
             self._instructions.append(Report(reason, death, found))
             facts["client"], facts["stream"] = found.client, found.stream
             facts["digest"] = found.in_hand.digest if found.in_hand else None
+        self._tell_clients(worker, None if planned else death.position)
         level = "error" if verdict.failed else "info" if planned else "warning"
         self._tell(level, "worker_ended", facts)
         self.dispatcher.lost(slot, loss)
         self._staff(now)
         self._give_up_if_none_can_start()
+
+    def _tell_clients(self, worker: Worker, position: Position | None) -> None:
+        """They hand back what was lent to them there."""
+        clients = self.dispatcher.clients.values()
+        self.dispatcher.lending.worker_gone(clients, worker, position)
+
+    def _refuse_all(self) -> None:
+        """Tell every worker which packets are refused now."""
+        self._refused = self.dispatcher.quarantine.changes
+        for slot in self.slots:
+            if slot.worker is not None and slot.worker.ready is not None:
+                self._refuse(slot)
+
+    def _refuse(self, slot: Slot) -> None:
+        worker = slot.worker
+        if worker is not None and worker.lane and not slot.doomed:
+            packets = digests.pack(self.dispatcher.quarantine.latest())
+            self._instructions.append(Refuse(worker.serial, packets))
 
     def _staff(self, now: float) -> None:
         """Put ready spares into empty worker slots, and waiting requests into serving slots."""

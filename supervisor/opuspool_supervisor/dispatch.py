@@ -21,6 +21,7 @@ from opuspool_supervisor import results
 from opuspool_supervisor.answers import Answers
 from opuspool_supervisor.blame import Blame
 from opuspool_supervisor.journal import Trust
+from opuspool_supervisor.lending import Lending
 from opuspool_supervisor.quarantine import Quarantine
 from opuspool_supervisor.records import Client, Lease, Loss, Request, Stream
 from opuspool_supervisor.retrybudget import RetryBudget
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from opuspool.config import Config
     from opuspool_supervisor.books import Books
     from opuspool_supervisor.slots import Slot
+    from opuspool_supervisor.timings import Timings
 
 _OUTCOMES = {
     Status.TIMEOUT: "timeout",
@@ -43,7 +45,8 @@ _OUTCOMES = {
 
 # As plain numbers: they are used for every packet, and members of an IntEnum are slow.
 _CLOSE, _BULK = int(Flag.CLOSE), int(Flag.BULK)
-_NO_REQUEST = int(Flag.RESTORE | Flag.REPLAY)
+_RETRIED, _SUSPECT = int(Flag.RETRIED), int(Flag.SUSPECT)
+_NO_REQUEST = int(Flag.RESTORE | Flag.REPLAY | Flag.TAKE)
 _DECODE = int(Action.DECODE)
 
 BULK_SHARE = 4
@@ -51,6 +54,9 @@ BULK_SHARE = 4
 
 BULK_ALONE = 4
 """With no live request waiting, a lease has so many times more: its worker waits for the next."""
+
+_KEPT = ("deaths", "trust", "died_at", "gave_up", "suspect", "fatal", "gone")
+"""What stays known of a stream that its client hands back."""
 
 MAX_CLOSES = 4096
 """Decoders that one lease destroys, at most."""
@@ -65,11 +71,14 @@ class Dispatcher:
     Attributes:
         answers: answers to send, by client; the owner takes them out.
         retries: how often what has killed a worker is run again.
+        lending: streams whose clients send their packets to their workers themselves.
+        came_back: a request that has killed a worker waits for a place.
         refusal: what every new request is told while no work can be done; None otherwise.
         queued, in_flight: unanswered requests that wait, or are leased.
     """
 
-    def __init__(self, config: Config, slots: list[Slot], books: Books) -> None:
+    def __init__(self, config: Config, slots: list[Slot], books: Books, timings: Timings) -> None:
+        self._timings = timings
         self._config = config
         self._slots = slots
         self._books = books
@@ -85,6 +94,8 @@ class Dispatcher:
         self.quarantine = Quarantine(config.quarantine.packets, config.quarantine.ttl_seconds)
         self._blame = Blame(config.requests.max_attempts, self.quarantine, books)
         self.retries = RetryBudget(config.requests, books)
+        self.lending = Lending(config, self.answers, books)
+        self.came_back = False
         self.refusal: tuple[Status, str] | None = None
         self.queued = 0
         self.in_flight = 0
@@ -97,6 +108,7 @@ class Dispatcher:
         self.quarantine.resize(config.quarantine.packets, config.quarantine.ttl_seconds)
         self._blame.reconfigure(config.requests.max_attempts)
         self.retries.reconfigure(config.requests, now)
+        self.lending.reconfigure(config)
 
     def _take_sizes(self, config: Config) -> None:
         self._limits = config.limits
@@ -128,6 +140,7 @@ class Dispatcher:
                 plain
                 and stream is not None
                 and not flags
+                and not stream.lent
                 and count == 1
                 and code == stream.format.code
                 and ops.is_one(blob)
@@ -150,8 +163,10 @@ class Dispatcher:
         )
 
     def _take(self, client: Client, row: wire.Row, blob: bytes, now: float) -> None:
-        stream_id, count, flags = row[1], row[4], row[6]
-        if flags & _NO_REQUEST:
+        number, stream_id, count, flags = row[0], row[1], row[4], row[6]
+        if flags & Flag.TAKE:
+            self.lending.take(client, stream_id, number)
+        elif flags & _NO_REQUEST:
             self._hand_over(client, wire.Request._make(row), blob)
         elif count:
             self._accept(client, row, blob, now)
@@ -172,17 +187,34 @@ class Dispatcher:
             stream.closing = True
         if len(self.quarantine):
             blob = self._sift(blob, count, now)
-        self._queue(Request(number, stream, count, blob, now + timeout_ms / 1000), now)
+        request = Request(number, stream, count, blob, now + timeout_ms / 1000)
+        request.alone = bool(flags & _SUSPECT)
+        if flags & _RETRIED:
+            self._came_back(request, now)
+        else:
+            self._queue(request, now)
 
-    def _queue(self, request: Request, now: float) -> None:
+    def _came_back(self, request: Request, now: float) -> None:
+        """Take a request that a worker had in hand for its client."""
+        stream = request.stream
+        if stream.gone:
+            self._books.retries += 1
+            self._timings.came_back(request, stream.gone)
+        guilty = self._blame.came_back(request)
+        delayed = guilty and not self.retries.take(stream, now)
+        self._queue(request, now, until=inf if delayed else 0.0)
+
+    def _queue(self, request: Request, now: float, until: float = 0.0) -> None:
         stream = request.stream
         stream.handing_over = False
         stream.pending += 1
         self.queued += 1
         self._queued_bytes += request.size
         self._queued_output += request.output_bytes
-        if stream.held or (stream.suspect and stream.client.penalty_until > now):
-            self._hold(request, stream.client.penalty_until)
+        if stream.suspect:
+            until = max(until, stream.client.penalty_until)
+        if stream.held or until > now:
+            self._hold(request, until)
         else:
             self._place(request)
 
@@ -216,7 +248,9 @@ class Dispatcher:
         stream = client.streams.get(record.stream)
         if record.flags & Flag.RESTORE:
             fits = record.format in FORMATS and self.streams < self._config.limits.streams
-            if stream is None and fits:
+            if stream is not None and stream.lent:
+                self._take_back(stream, blob)
+            elif stream is None and fits:
                 bulk = bool(record.flags & Flag.BULK)
                 stream = self._open(client, record.stream, record.format, bulk=bulk)
                 stream.journal.checkpoint = blob or None
@@ -229,6 +263,22 @@ class Dispatcher:
                 self._books.protocol_errors += 1
                 return
             stream.journal.settle(blob, record.ops, self._journal_packets)
+
+    def _take_back(self, stream: Stream, checkpoint: bytes) -> None:
+        """Go on with a lent stream, by what its client says of it; its decoder is made anew.
+
+        In a record of its own: of the old one a request may be in hand whose deadline has passed.
+        """
+        client, number, bulk = stream.client, stream.id, stream.bulk
+        self.streams -= 1
+        back = self._open(client, number, stream.format.code, bulk=bulk)
+        back.journal.checkpoint = checkpoint or None
+        back.handing_over = True
+        for name in _KEPT:
+            setattr(back, name, getattr(stream, name))
+        stream.closing = True
+        self._drop_if_done(stream)
+        self._books.streams_returned += 1
 
     def _open(self, client: Client, stream_id: int, code: int, *, bulk: bool) -> Stream:
         stream = Stream(next(self._keys), client, stream_id, FORMATS[code], bulk=bulk)
@@ -256,6 +306,8 @@ class Dispatcher:
         """Why a request is refused, if it is."""
         if self.refusal is not None:
             return self.refusal
+        if stream is not None and stream.lent:
+            return Status.STREAM_CLOSED, "the stream is lent to its client, which has to return it"
         fmt = FORMATS[code] if stream is None else stream.format
         if fmt.code != code:
             return Status.BAD_REQUEST, "a stream's format cannot change"
@@ -295,7 +347,9 @@ class Dispatcher:
         slot = stream.slot
         if slot is None:
             slot = self._choose(request)
-            if slot is None or any(other.stream is stream for other in self.unplaced):
+            self.came_back |= request.blame is not None
+            waits = self.came_back or any(other.stream is stream for other in self.unplaced)
+            if slot is None or waits:
                 self.unplaced.append(request)
                 return
             self._bind(stream, slot)
@@ -329,6 +383,7 @@ class Dispatcher:
             slot.closes.append(stream.key)
         stream.slot = None
         stream.resident = False
+        self.lending.forget(stream)
 
     def release_held(self, now: float) -> None:
         """Place the requests that have been held back for long enough."""
@@ -361,6 +416,9 @@ class Dispatcher:
         surplus = (len(most.streams) - len(least.streams)) // 2
         quiet = [s for s in most.streams if not s.pending and s.journal.exact]
         for stream in quiet[:surplus]:
+            if stream.lent:
+                self.lending.recall(stream)
+                continue
             self._bind(stream, least)
             self._books.streams_moved += 1
 
@@ -413,6 +471,7 @@ class Dispatcher:
             self.queued -= 1
             self.in_flight += 1
             room = 0 if request.alone else room - count
+            self.lending.offer(stream, slot, lease)
             stream.unsaved += count
             if 0 < self._checkpoint_packets <= stream.unsaved and not stream.closing:
                 stream.unsaved = 0
@@ -459,6 +518,8 @@ class Dispatcher:
                 answers.append(answer)
             at = end
         self._answer(client, answers, data[start:])
+        if slot.worker is not None and lease.offers:
+            self.lending.settled(lease, slot.worker)
 
     def _answer(self, client: Client | None, answers: list[wire.Row], data: bytes) -> None:
         if client is not None:
@@ -529,6 +590,9 @@ class Dispatcher:
                     self.in_flight -= 1
                     self.queued += 1
                     self._books.retries += 1
+        lent = self.lending.in_hand(loss.position)
+        if lent is not None:
+            self._blame.lay_by_lane(lent, loss)
         requests += [*slot.live, *slot.bulk]
         requests.sort(key=lambda request: request.stream is not blamed)  # stable
         slot.lease = None
@@ -540,6 +604,8 @@ class Dispatcher:
             stream.slot = None
             stream.resident = False
             stream.unsaved = stream.journal.packets
+            stream.gone = loss.now if loss.weight else 0.0
+            self.lending.forget(stream)
             self._books.streams_moved += 1
         slot.streams.clear()
         if blamed is not None and retried and not self.retries.take(blamed, loss.now):
@@ -554,6 +620,7 @@ class Dispatcher:
             another_comes: a slot that does not serve yet soon will; suspects wait for it rather
                 than that all others wait for them.
         """
+        self.came_back = False
         wait = another_comes and sum(slot.serving for slot in self._slots) == 1
         waiting_streams: set[int] = set()
         heads: dict[Slot, list[Request]] = defaultdict(list)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import zmq
 
-from opuspool import curve, endpoint, wire
+from opuspool import curve, endpoint, router
 from opuspool.errors import ConfigError
 from opuspool.rundir import RunFiles
 from opuspool_supervisor.door import BACKLOG, Door, bound
@@ -20,12 +20,7 @@ if sys.platform == "linux":
     import resource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from opuspool.curve import CurveKeys
-
-HANDSHAKE_MS = 5000
-"""A peer that does not finish ZeroMQ's handshake in this time is dropped."""
 
 UNREAD_MESSAGES = 32
 """Of what a client does not read, ZeroMQ holds so many messages; the outbox holds the rest."""
@@ -66,6 +61,16 @@ class Listener:
     def front(self) -> zmq.Socket[bytes]:
         """The clients' socket, as it is now."""
         return self.door.socket
+
+    def lane(self, serial: int) -> str:
+        """Where clients may connect to the worker with this number; empty: nowhere, on tcp."""
+        path = self.files.lane(serial) if self.files else None
+        return f"ipc://{path}" if path and endpoint.fits(path) else ""
+
+    def forget_lane(self, serial: int) -> None:
+        """A worker is gone: remove what it leaves."""
+        if self.files is not None:
+            self.files.lane(serial).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the sockets and remove their files."""
@@ -120,10 +125,8 @@ def _listen(
 
 def _bind(socket: zmq.Socket[bytes], address: str) -> zmq.Socket[bytes]:
     try:
-        with _private_files():
-            socket.bind(address)
+        router.bind(socket, address)
     except zmq.ZMQError as error:
-        socket.close(linger=0)
         raise ConfigError(f"cannot listen on {address}: {error.strerror}") from None
     return socket
 
@@ -140,15 +143,8 @@ def _prepare(files: RunFiles | None) -> int | None:
 def _socket(
     context: zmq.Context[zmq.Socket[bytes]], keys: CurveKeys | None, io_thread: IoThread
 ) -> zmq.Socket[bytes]:
-    socket = context.socket(zmq.ROUTER)
+    socket = router.make(context, keys)
     socket.setsockopt(zmq.AFFINITY, io_thread)
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_DATA_BYTES)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-    if keys is not None:
-        keys.serve(socket)
-    elif sys.platform == "linux":
-        socket.setsockopt(zmq.IPC_FILTER_UID, os.getuid())
     return socket
 
 
@@ -158,13 +154,3 @@ def _raise_descriptor_limit() -> None:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-@contextmanager
-def _private_files() -> Iterator[None]:
-    """Sockets made meanwhile can be used by this user only."""
-    old = os.umask(0o177)
-    try:
-        yield
-    finally:
-        os.umask(old)

@@ -19,7 +19,17 @@ from opuspool.errors import ConfigError, WireError
 from opuspool.frames import Port
 from opuspool.wire import Kind, Status
 from opuspool_supervisor import asking, reload, status
-from opuspool_supervisor.core import Core, Death, Kill, Report, Retire, SendLease, Spawn, Tell
+from opuspool_supervisor.core import (
+    Core,
+    Death,
+    Kill,
+    Refuse,
+    Report,
+    Retire,
+    SendLease,
+    Spawn,
+    Tell,
+)
 from opuspool_supervisor.launch import Launcher
 from opuspool_supervisor.outbox import Outbox
 from opuspool_supervisor.process import Processes, WorkerLaunch
@@ -51,6 +61,9 @@ GARBAGE_THRESHOLD = 20_000
 
 MEASURE_SECONDS = 1.0
 """Time between two looks at the workers' memory."""
+
+COUNT_SECONDS = 0.1
+"""Time between two looks at what the workers have done by lanes."""
 
 KILL_SECONDS = 5.0
 """At the end, a killed worker has this long to be gone."""
@@ -94,6 +107,7 @@ class Supervisor:
         self._signals: deque[int] = deque()
         self._stop_at: float | None = None
         self._next_measure = 0.0
+        self._next_count = 0.0
         self._memory_floor = 0
         self._reopened = False
         self._busy = True
@@ -107,6 +121,7 @@ class Supervisor:
             SendLease: self._send_lease,
             Kill: self._kill,
             Retire: self._retire,
+            Refuse: self._refuse,
             Tell: self._tell,
             Report: self._report,
         }
@@ -156,6 +171,8 @@ class Supervisor:
 
     def _is_moving(self) -> bool:
         core = self._core
+        if core.dispatcher.lending:  # whoever hangs is to be found out soon
+            return True
         return bool(core.open_requests or self._stop_at or self._outbox or core.health != "ok")
 
     def _react(self, ready: dict[Any, int]) -> None:
@@ -194,13 +211,27 @@ class Supervisor:
             self._monitor.beat(self._core, self._started, now)
 
     def _watch_progress(self, now: float) -> None:
-        for slot in self._core.slots:
-            if slot.lease is not None and slot.worker is not None:
-                process = self._processes.get(slot.worker.serial)
-                if process is None:
-                    continue
-                if self._core.progress(process.serial, process.progress(), now):
-                    self._core.stands_still(process.serial, process.waited_seconds(), now)
+        core = self._core
+        lent = len(core.dispatcher.lending)
+        for slot in core.slots:
+            if slot.worker is None or not (lent or slot.lease is not None):
+                continue
+            process = self._processes.get(slot.worker.serial)
+            if process is None:
+                continue
+            by_lane = process.serves_lane()
+            still = core.progress(process.serial, process.progress(), now)
+            if still and (by_lane or slot.lease is not None):
+                waited = process.waited_seconds()
+                core.stands_still(process.serial, waited, now, by_lane=by_lane)
+        if self._next_count <= now:
+            self._next_count = now + COUNT_SECONDS
+            self._count_by_lane(now)
+
+    def _count_by_lane(self, now: float) -> None:
+        """Enter into the books what workers have done for clients by lanes."""
+        for process in self._processes.running():
+            self._core.by_lane(process.serial, process.by_lane(), now)
 
     def _watch_door(self, ready: dict[Any, int]) -> None:
         door, gate = self._listener.door, self._listener.gate
@@ -280,6 +311,10 @@ class Supervisor:
         elif message.kind is Kind.ASK:
             reply = asking.answer(self._core, message, self._report_status, now)
             self._send(address, wire.pack_json(Kind.REPORT, reply, message.tag))
+        elif message.kind is Kind.LANE:
+            dispatcher.lending.reached(dispatcher.client(address, now), message.tag)
+        elif message.kind is Kind.ENDED:
+            self._core.books.add_ended(message)
         elif message.kind is Kind.BYE:
             dispatcher.drop_client(address)
             self._outbox.forget(address)
@@ -287,6 +322,7 @@ class Supervisor:
             self._core.books.protocol_errors += 1
 
     def _report_status(self) -> dict[str, Any]:
+        self._count_by_lane(time.monotonic())
         report = self._monitor.report if self._monitor is not None else status.report
         return report(self._core, self._started, time.monotonic())
 
@@ -334,15 +370,16 @@ class Supervisor:
 
     def _spawn(self, instruction: Spawn, now: float) -> None:
         identity = b"W" + secrets.token_bytes(16)
+        lane = self._listener.lane(instruction.serial) if self._config.requests.lanes else ""
         try:
-            process = self._processes.spawn(instruction.serial, identity)
+            process = self._processes.spawn(instruction.serial, identity, lane)
         except OSError as error:
             words = f"the system would not start a process: {error.strerror}"
             self._core.spawn_failed(instruction.slot, words, now)
             return
         self._identities[identity] = instruction.serial
         self._addresses[instruction.serial] = identity
-        self._core.spawned(instruction.slot, instruction.serial, process.pid, now)
+        self._core.spawned(instruction.slot, instruction.serial, process.pid, now, lane)
 
     def _send_lease(self, instruction: SendLease, _now: float) -> None:
         address = self._addresses[instruction.serial]
@@ -362,6 +399,11 @@ class Supervisor:
         with suppress(zmq.ZMQError):  # its process is ending by itself
             self._back.send([address, *wire.pack_plain(Kind.STOP)])
 
+    def _refuse(self, instruction: Refuse, _now: float) -> None:
+        address = self._addresses[instruction.serial]
+        with suppress(zmq.ZMQError):  # its process is ending by itself
+            self._back.send([address, *wire.pack_plain(Kind.REFUSE, instruction.packets)])
+
     def _tell(self, instruction: Tell, _now: float) -> None:
         self._log.write(instruction.level, instruction.event, instruction.facts)
 
@@ -378,6 +420,7 @@ class Supervisor:
         process = self._processes.get(exit_.serial)
         pid = process.pid if process is not None else None
         self._processes.reap(exit_.serial)
+        self._listener.forget_lane(exit_.serial)
         self._identities.pop(self._addresses.pop(exit_.serial), None)
         death: Death = exit_.death
         if death.fault_text:

@@ -23,6 +23,7 @@ from opuspool_supervisor.core import Death
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from opuspool.recorder import LaneCounts
     from opuspool_supervisor.launch import Launched, Launcher
 
 STDERR_TAIL_BYTES = 64 * 1024
@@ -45,6 +46,7 @@ class WorkerLaunch:
     group: int = 0
     recorder_fd: int = -1
     fault_fd: int = -1
+    lanes: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,14 @@ class WorkerProcess:
     def progress(self) -> int:
         """How far its flight recorder has counted."""
         return self._recorder.words[recorder.PROGRESS]
+
+    def serves_lane(self) -> bool:
+        """Whether it has a client's batch in hand."""
+        return self._recorder.words[recorder.LEASE] == recorder.LANE
+
+    def by_lane(self) -> LaneCounts:
+        """What it has done for clients by lanes."""
+        return self._recorder.counts()
 
     def waited_seconds(self) -> float:
         """How long in its life it was ready to run and another process ran; 0: cannot be told."""
@@ -103,7 +113,11 @@ class WorkerProcess:
         reason, words = name_exit(code, tail)
         os.lseek(self._fault_fd, 0, os.SEEK_SET)
         fault_text = os.read(self._fault_fd, FAULT_TEXT_BYTES).decode(errors="replace")
-        death = Death(reason, words, self._recorder.position(), fault_text, tail)
+        record = self._recorder
+        kept = tuple(record.kept())
+        death = Death(
+            reason, words, record.position(), fault_text, tail, by_lane=record.counts(), kept=kept
+        )
         return Exit(self.serial, death)
 
     def close(self) -> None:
@@ -129,8 +143,8 @@ class Processes:
         self._wake = wake
         self._running: dict[int, WorkerProcess] = {}
 
-    def spawn(self, serial: int, identity: bytes) -> WorkerProcess:
-        """Start a worker.
+    def spawn(self, serial: int, identity: bytes, lanes: str) -> WorkerProcess:
+        """Start a worker; clients may connect to it at `lanes`, if that is not empty.
 
         Raises:
             OSError: the system has no room for another process or its descriptors.
@@ -138,7 +152,7 @@ class Processes:
         with ExitStack() as undo:
             launched = self._launcher.start()
             undo.callback(launched.discard)
-            self._launch_line(launched, identity)
+            self._launch_line(launched, identity, lanes)
             process = WorkerProcess(serial, launched)
             watch = threading.Thread(
                 target=self._watch, args=(process,), daemon=True, name=f"worker-{serial}"
@@ -156,6 +170,10 @@ class Processes:
         """The running worker with this serial number."""
         return self._running.get(serial)
 
+    def running(self) -> list[WorkerProcess]:
+        """All of them."""
+        return list(self._running.values())
+
     def reap(self, serial: int) -> None:
         """Forget a worker that has ended."""
         self._running.pop(serial).close()
@@ -171,7 +189,7 @@ class Processes:
             except queue.Empty:
                 return
 
-    def _launch_line(self, launched: Launched, identity: bytes) -> None:
+    def _launch_line(self, launched: Launched, identity: bytes, lanes: str) -> None:
         recorder_fd, fault_fd = launched.inherited
         launch = replace(
             self._launch,
@@ -179,6 +197,7 @@ class Processes:
             group=self._launcher.group,
             recorder_fd=recorder_fd,
             fault_fd=fault_fd,
+            lanes=lanes,
         )
         stdin = launched.popen.stdin
         if stdin is not None:

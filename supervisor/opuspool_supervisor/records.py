@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from opuspool import wire
 from opuspool.wire import Step
@@ -28,6 +28,8 @@ class Client:
         seen: monotonic time of its last sign of life.
         kills: monotonic times of the latest deaths that its packets have caused.
         penalty_until: until then, requests of its streams that kill are held back.
+        told: serial numbers of the workers that it has been told of.
+        lanes: those of them that it reaches.
     """
 
     key: bytes
@@ -35,6 +37,21 @@ class Client:
     streams: dict[int, Stream] = field(default_factory=dict)
     kills: deque[float] = field(default_factory=deque)
     penalty_until: float = 0.0
+    told: set[int] = field(default_factory=set)
+    lanes: set[int] = field(default_factory=set)
+
+
+class Fatal(NamedTuple):
+    """What a lent stream's worker was running for its client when it died.
+
+    Attributes:
+        request, op: the request's id, and the operation in it.
+        weight: the blame (0 to 1).
+    """
+
+    request: int
+    op: int
+    weight: float
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +73,11 @@ class Stream:
         handing_over: its log is still coming from its client.
         held: its requests that are held back.
         held_until: monotonic; until when the last of them is; inf: it waits for the retry budget.
+        token: under which it is offered to its client, where it is.
+        lent: its client has taken it: that sends its packets to its worker, and has its journal.
+        recalled: it is to be handed back.
+        fatal: while lent, its worker died with this in hand.
+        gone: monotonic time at which its last worker died; 0: it has not, or was replaced.
     """
 
     key: int
@@ -77,6 +99,11 @@ class Stream:
     handing_over: bool = False
     held: int = 0
     held_until: float = 0.0
+    token: int = 0
+    lent: bool = False
+    recalled: bool = False
+    fatal: Fatal | None = None
+    gone: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -124,24 +151,17 @@ class Lease:
         payloads: what belongs to each.
         expects: of which steps a result must come, and for whom.
         canary: no client's, but a known packet.
+        offers: streams that its worker is told to lend, and their tokens.
         made: monotonic time at which it was made.
-        progress: the flight recorder's progress when last looked at.
-        moved: monotonic time at which it last moved.
-        waited: seconds its worker had waited for a processor when it was first seen standing still.
     """
 
     id: int
-    moved: float
+    made: float
     rows: list[Row] = field(default_factory=list)
     payloads: list[bytes] = field(default_factory=list)
     expects: list[tuple[int, Request | Stream]] = field(default_factory=list)
     canary: bool = False
-    made: float = field(init=False)
-    progress: int = -1
-    waited: float | None = None
-
-    def __post_init__(self) -> None:
-        self.made = self.moved
+    offers: list[tuple[Stream, int]] = field(default_factory=list)
 
     def add(self, steps: Iterable[tuple[Row, bytes]]) -> None:
         """Append steps, with or without names."""

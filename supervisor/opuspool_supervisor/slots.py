@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from opuspool.recorder import LaneCounts
+
 if TYPE_CHECKING:
     from opuspool_supervisor.records import Lease, Request, Stream
 
@@ -92,6 +94,21 @@ TABLE: dict[tuple[SlotState, SlotEvent], SlotState] = {
 
 
 @dataclass(slots=True)
+class Watch:
+    """Whether a busy worker moves, by its flight recorder.
+
+    Attributes:
+        moved: monotonic time at which it last moved.
+        progress: how far it had counted when last looked at.
+        waited: seconds it had waited for a processor when it was first seen standing still.
+    """
+
+    moved: float
+    progress: int = -1
+    waited: float | None = None
+
+
+@dataclass(slots=True)
 class Worker:
     """One process, as the pure core knows it.
 
@@ -111,6 +128,9 @@ class Worker:
         killed_for: the restart reason, where the supervisor itself killed it.
         babbled: it was killed because it sent what cannot be.
         tainted: it has run what may have killed another with a delay, and no canary since.
+        lane: where clients may connect to it; empty: they may not.
+        by_lane: what it had done for clients by lanes when last looked at.
+        watch: whether it moves.
     """
 
     serial: int
@@ -128,6 +148,12 @@ class Worker:
     killed_for: str | None = None
     babbled: bool = False
     tainted: bool = False
+    lane: str = ""
+    by_lane: LaneCounts = field(default_factory=LaneCounts)
+    watch: Watch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.started)
 
 
 @dataclass(slots=True, eq=False)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from opuspool import pychild, wire
+from opuspool import pychild, router, wire
 from opuspool.curve import CurveKeys
 from opuspool.errors import WireError, WorkerBootError
 from opuspool.exitcause import caught, is_fault
@@ -24,8 +24,9 @@ from opuspool.rundir import RunFiles
 from opuspool.streamformat import StreamFormat
 from opuspool_workers import libopus, selftest, settings
 from opuspool_workers.checkpoint import Relocator
+from opuspool_workers.decoder import ProtocolError
 from opuspool_workers.guard import GuardedBuffer
-from opuspool_workers.serve import LeaseRunner, ProtocolError, Server
+from opuspool_workers.serve import LeaseRunner, Server
 
 if TYPE_CHECKING:
     from opuspool_workers.settings import WorkerSettings
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 0.5
 """A supervisor that dies may hold its lock for so long after its pipes have ended."""
+
+LINGER_MS = 100
+"""A worker that is told to leave has this long to hand its last answers to its clients."""
 
 
 def main() -> int:
@@ -89,16 +93,18 @@ def _serve(config: WorkerSettings, watch: ParentWatch) -> ExitCode:
     runner = LeaseRunner(lib, buffer, relocator, FlightRecorder(config.recorder_fd))
     context = zmq.Context()
     socket = _connect(context, config)
+    lanes = _listen(context, config)
     ready = {
         "pid": os.getpid(),
         "libopus": {"path": lib.path, "version": lib.version},
         "checkpoints": relocator is not None,
+        "lanes": lanes is not None,
         "python": platform.python_version(),
     }
     socket.send_multipart(wire.pack_json(wire.Kind.READY, ready))
     gc.freeze()
-    code = Server(socket, runner, watch, death_signal).run()
-    context.destroy(linger=0)
+    code = Server(socket, lanes, runner, watch, death_signal).run()
+    context.destroy(linger=LINGER_MS if code == ExitCode.OK else 0)
     return code
 
 
@@ -111,6 +117,21 @@ def _connect(context: zmq.Context[zmq.Socket[bytes]], config: WorkerSettings) ->
     if config.curve:
         CurveKeys(**config.curve).join(socket)
     socket.connect(config.endpoint)
+    return socket
+
+
+def _listen(
+    context: zmq.Context[zmq.Socket[bytes]], config: WorkerSettings
+) -> zmq.Socket[bytes] | None:
+    """Where clients may connect; None where they may not, or there is no room for it."""
+    if not config.lanes:
+        return None
+    try:
+        socket = router.make(context, None)
+        router.bind(socket, config.lanes)
+    except zmq.ZMQError as error:
+        sys.stderr.write(f"opuspool-worker: no lanes at {config.lanes}: {error.strerror}\n")
+        return None
     return socket
 
 

@@ -17,6 +17,7 @@ from opuspool.ops import (
     unpack_gain,
     unpack_request,
 )
+from opuspool.recorder import TICKS_PER_SECOND
 from opuspool.toc import MAX_UNITS
 from opuspool_workers.libopus import (
     GET_FINAL_RANGE,
@@ -41,6 +42,10 @@ FIRST_LOSS_MS = 20
 _WITH_PCM = frozenset({OpKind.PACKET, OpKind.LOST, OpKind.FEC})
 
 
+class ProtocolError(Exception):
+    """What cannot be: this worker's picture of its streams is wrong, or libopus is."""
+
+
 class Decoder:
     """A decoder and its PCM buffer of 120 ms, which ends at a guard page.
 
@@ -51,6 +56,8 @@ class Decoder:
 
     Attributes:
         capacity: samples per channel that fit the buffer, 120 ms.
+        ticks: 1/48000 s in a sample.
+        packed: int16 samples that take the place of one of the stream's (`ops.AS_INT16`).
 
     Raises:
         MemoryError: libopus cannot make a decoder.
@@ -58,6 +65,8 @@ class Decoder:
 
     def __init__(self, lib: LibOpus, fmt: StreamFormat, buffer: GuardedBuffer) -> None:
         self.capacity = fmt.capacity
+        self.ticks = TICKS_PER_SECOND // fmt.sample_rate
+        self.packed = 2 if fmt.dtype == "float32" else 1
         self._lib = lib
         self._rate = fmt.sample_rate
         self._frame_bytes = fmt.frame_bytes
@@ -209,3 +218,14 @@ class Decoder:
 def _refuse(*_: object) -> NoReturn:
     """What a closed decoder does instead of anything else."""
     raise ValueError("this decoder is closed")
+
+
+def checked(samples: int, decoder: Decoder) -> int:
+    """The samples, or the code, that an operation has given.
+
+    Raises:
+        ProtocolError: it claims more than there is room for.
+    """
+    if samples > decoder.capacity:
+        raise ProtocolError(f"libopus claims {samples} samples, at most {decoder.capacity} fit")
+    return samples

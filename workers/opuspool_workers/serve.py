@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from opuspool import ops, wire
+from opuspool import digests, ops, wire
+from opuspool.errors import WireError
 from opuspool.exitcause import caught
 from opuspool.exitcodes import ExitCode
 from opuspool.frames import Port
 from opuspool.ops import OpKind, is_one
 from opuspool.recorder import LEASE, OP, PROGRESS, RECORD
 from opuspool.streamformat import FORMATS
-from opuspool.wire import Action, Kind, Status, Step
-from opuspool_workers.decoder import Decoder
+from opuspool.wire import TOKEN, Action, Kind, Status, Step
+from opuspool_workers.decoder import Decoder, ProtocolError, checked
+from opuspool_workers.lanes import Lanes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,15 +37,12 @@ _DECODE = int(Action.DECODE)
 _OK, _FAILED_OPS = int(Status.OK), int(Status.FAILED_OPS)
 
 
-class ProtocolError(Exception):
-    """The supervisor asked for what cannot be: this worker's picture of its streams is wrong."""
-
-
 class LeaseRunner:
     """Runs leases on this worker's decoders.
 
     Attributes:
         decoders: the decoder of each stream that lives here.
+        lanes: those of them that are lent to clients.
     """
 
     def __init__(
@@ -54,6 +53,7 @@ class LeaseRunner:
         recorder: FlightRecorder,
     ) -> None:
         self.decoders: dict[int, Decoder] = {}
+        self.lanes = Lanes(recorder, relocator)
         self._lib = lib
         self._buffer = buffer
         self._relocator = relocator
@@ -66,6 +66,7 @@ class LeaseRunner:
             Action.REPLAY: self._replay,
             Action.CHECKPOINT: self._checkpoint,
             Action.CLOSE: self._close,
+            Action.LEND: self._lend,
         }
 
     def run(self, lease: wire.Message) -> wire.Frames:
@@ -123,7 +124,7 @@ class LeaseRunner:
         """As `_decode`, of one operation; done for every packet of a live stream."""
         decoder = self._decoder(stream)
         samples = decoder.run(_OP_KINDS[payload[3]], payload[4:], payload[2])
-        pcm = decoder.pcm(_checked(samples, decoder))
+        pcm = decoder.pcm(max(checked(samples, decoder), 0))
         data = self._data
         data += samples.to_bytes(4, "little", signed=True)
         data += pcm
@@ -150,7 +151,12 @@ class LeaseRunner:
     def _close(self, _index: int, step: Step, _payload: bytes) -> None:
         decoder = self.decoders.pop(step.stream, None)
         if decoder is not None:
+            self.lanes.take_back(step.stream)
             decoder.close()
+
+    def _lend(self, _index: int, step: Step, payload: bytes) -> None:
+        (token,) = TOKEN.unpack(payload)
+        self.lanes.lend(step.stream, token, self._decoder(step.stream))
 
     def _decoder(self, stream: int) -> Decoder:
         try:
@@ -172,35 +178,35 @@ class LeaseRunner:
             samples = run(_OP_KINDS[word >> 24], payload[at:end], word >> 16 & 0xFF)
             at = end
             outcomes.append(samples)
-            given = _checked(samples, decoder)
+            given = max(checked(samples, decoder), 0)
             if pcm is not None:
                 pcm += decoder.pcm(given)
         return outcomes
 
 
-def _checked(samples: int, decoder: Decoder) -> int:
-    """The samples that an operation has given, by its outcome.
-
-    Raises:
-        ProtocolError: it claims more than there is room for.
-    """
-    if samples > decoder.capacity:
-        raise ProtocolError(f"libopus claims {samples} samples, at most {decoder.capacity} fit")
-    return max(samples, 0)
-
-
 class Server:
-    """Takes leases from the supervisor's socket until told to stop, or the supervisor is gone."""
+    """Serves the supervisor, and clients by their lanes, until told to stop or orphaned.
+
+    Args:
+        socket: to the supervisor.
+        lanes: where clients connect; None: they cannot.
+        runner: runs what they send.
+        watch: tells that the supervisor is gone.
+        death_signal: armed while anything runs.
+    """
 
     def __init__(
         self,
         socket: zmq.Socket[bytes],
+        lanes: zmq.Socket[bytes] | None,
         runner: LeaseRunner,
         watch: ParentWatch,
         death_signal: DeathSignal,
     ) -> None:
         self._socket = socket
+        self._lanes = lanes
         self._port = Port(socket)
+        self._lane_port = Port(lanes) if lanes is not None else None
         self._runner = runner
         self._watch = watch
         self._death_signal = death_signal
@@ -208,43 +214,68 @@ class Server:
     def run(self) -> ExitCode:
         """Serve; returns why it ended."""
         poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        for fd in self._watch.filenos():
-            poller.register(fd, zmq.POLLIN)
+        sockets = [self._socket] if self._lanes is None else [self._socket, self._lanes]
+        for waited in (*sockets, *self._watch.filenos()):
+            poller.register(waited, zmq.POLLIN)
         while True:
             ready = dict(poller.poll())
-            arrived = self._socket in ready
-            if len(ready) > arrived:  # the watch tells of nothing else
+            leased, asked = self._socket in ready, self._lanes in ready
+            if len(ready) > leased + asked:  # the watch tells of nothing else
                 return ExitCode.ORPHANED
-            if arrived and not self._receive():
+            if leased and not self._receive():
                 return ExitCode.OK
+            if asked:
+                self._receive_by_lane()
 
     def _receive(self) -> bool:
         message = wire.parse(self._port.take())
         if message.kind is Kind.LEASE:
-            return self._lease(message)
-        if message.kind is Kind.PING:
+            self._send(self._run(self._runner.run, message))
+        elif message.kind is Kind.PING:
             self._send(wire.pack_plain(Kind.PING))
-            return True
-        if message.kind is Kind.STOP:
+        elif message.kind is Kind.REFUSE:
+            self._runner.lanes.refuse(digests.unpack(message.data))
+        elif message.kind is Kind.STOP:
             return False
-        raise ProtocolError(f"unexpected {message.kind.name}")
+        else:
+            raise ProtocolError(f"unexpected {message.kind.name}")
+        return True
 
-    def _lease(self, message: wire.Message) -> bool:
+    def _receive_by_lane(self) -> None:
+        port = self._lane_port
+        if port is None:
+            return
+        address, *frames = port.take()
+        try:
+            message = wire.parse(frames)
+        except WireError:  # whoever sent it learns nothing
+            return
+        reply: wire.Frames | None = None
+        if message.kind is Kind.REQUESTS:
+            reply = self._run(self._runner.lanes.run, message)
+        elif message.kind is Kind.PING:
+            reply = wire.pack_plain(Kind.PING)
+        if reply is not None:
+            with suppress(zmq.ZMQError):  # it is gone, or does not read
+                port.send([address, *reply])
+
+    def _run(
+        self, run: Callable[[wire.Message], wire.Frames], message: wire.Message
+    ) -> wire.Frames | None:
         if not self._death_signal.arm():
             self._death_signal.disarm()
-            return True  # the parent's end will be seen where it is waited for
+            return None  # the parent's end will be seen where it is waited for
         try:
-            reply = self._runner.run(message)
+            reply = run(message)
         except OSError as error:
             _leave_at_once(error)
         self._death_signal.disarm()
-        self._send(reply)
-        return True
+        return reply
 
-    def _send(self, message: wire.Frames) -> None:
-        with suppress(zmq.Again):  # the supervisor has gone: its end is seen where it is waited for
-            self._port.send(message)
+    def _send(self, message: wire.Frames | None) -> None:
+        if message is not None:
+            with suppress(zmq.Again):  # the supervisor has gone: seen where it is waited for
+                self._port.send(message)
 
 
 def _leave_at_once(error: OSError) -> None:

@@ -24,6 +24,7 @@ class WorkerSettings:
         libopus: path of the library to load; empty: search.
         socket: path of the supervisor's socket, to sweep when it is gone; empty on tcp.
         own_directory: whether the socket's directory is the supervisor's own.
+        lanes: where clients may connect to this worker; empty: nowhere.
         group: the process group of this supervisor's workers, 0: none; an orphan ends it.
         curve: CURVE keys for tcp, as `curve.CurveKeys.for_peer` gives them; empty on ipc.
     """
@@ -37,6 +38,7 @@ class WorkerSettings:
     own_directory: bool
     curve: dict[str, str]
     group: int = 0
+    lanes: str = ""
 
 
 def read() -> WorkerSettings:

@@ -1,0 +1,170 @@
+"""Lanes: clients send packets of streams that were lent to them straight to this worker.
+
+Nothing from a client is trusted: it can reach the decoders whose tokens it was given, and no other.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from typing import TYPE_CHECKING
+
+from opuspool import ops, recorder, wire
+from opuspool.digests import digest
+from opuspool.errors import WireError
+from opuspool.ops import AS_INT16, POISON, OpKind, is_one
+from opuspool.recorder import OP, PROGRESS, WORD
+from opuspool.wire import Kind, Status
+from opuspool_workers.decoder import checked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from opuspool.recorder import FlightRecorder
+    from opuspool_workers.checkpoint import Relocator
+    from opuspool_workers.decoder import Decoder
+
+_OP_KINDS = list(OpKind)
+
+# As plain numbers: they are used for every packet, and members of an IntEnum are slow.
+_OK, _FAILED_OPS, _CLOSED = int(Status.OK), int(Status.FAILED_OPS), int(Status.STREAM_CLOSED)
+_BAD_REQUEST, _CHECKPOINT = int(Status.BAD_REQUEST), int(Status.CHECKPOINT)
+_PACKET_BYTES = 0xFFFF
+
+
+class Lanes:
+    """The streams that are lent, and what clients may do with them.
+
+    Args:
+        record: this worker's flight recorder.
+        relocator: makes checkpoints; None: this worker cannot.
+    """
+
+    def __init__(self, record: FlightRecorder, relocator: Relocator | None) -> None:
+        self._record = record
+        self._words = record.words
+        self._relocator = relocator
+        self._lent: dict[int, Decoder] = {}
+        self._tokens: dict[int, int] = {}
+        self._refused: frozenset[bytes] = frozenset()
+        self._refused_sizes: frozenset[int] = frozenset()
+
+    def lend(self, stream: int, token: int, decoder: Decoder) -> None:
+        """Let whoever knows the token use this stream's decoder."""
+        self.take_back(stream)
+        self._tokens[stream] = token
+        self._lent[token] = decoder
+
+    def take_back(self, stream: int) -> None:
+        """Nobody may use this stream's decoder any more."""
+        self._lent.pop(self._tokens.pop(stream, 0), None)
+
+    def refuse(self, packets: Iterable[tuple[int, bytes]]) -> None:
+        """Decode none of these any more, but any other: lengths and digests of poison."""
+        known = list(packets)
+        self._refused = frozenset(key for _, key in known)
+        self._refused_sizes = frozenset(size for size, _ in known)
+
+    def run(self, batch: wire.Message) -> wire.Frames:
+        """Run a client's batch; returns the message with its answers.
+
+        Raises:
+            ProtocolError: libopus claims what cannot be.
+            OSError: Windows: an access violation inside libopus.
+        """
+        began = time.perf_counter()
+        record, number = self._record, batch.tag
+        record.begin_batch(number)
+        rows: list[wire.Row] = []
+        data = bytearray()
+        for index, (row, blob) in enumerate(zip(batch.rows, batch.payloads(), strict=True)):
+            start = len(data)
+            request, token, _, _, count, _, _ = row
+            decoder = self._lent.get(token)
+            if decoder is None:
+                rows.append(_failed(data, request, _CLOSED, "this worker does not have the stream"))
+                continue
+            if not count:
+                self._save(decoder, data)
+                rows.append((token, len(data) - start, 0, _CHECKPOINT))
+                continue
+            if count != 1 or not is_one(blob):
+                try:
+                    ops.check(blob, count)
+                except WireError as error:
+                    rows.append(_failed(data, request, _BAD_REQUEST, str(error)))
+                    continue
+            record.begin(index, number, token, request, int.from_bytes(blob[:4], "little"))
+            if count == 1:
+                status = self._one(decoder, blob, data)
+            else:
+                status = self._several(decoder, blob, count, data)
+            rows.append((request, len(data) - start, count, status))
+        record.end_batch(time.perf_counter() - began)
+        return wire.pack(Kind.ANSWERS, rows, [data], number)
+
+    def _one(self, decoder: Decoder, blob: bytes, data: bytearray) -> int:
+        """As `_several`, of one operation; done for every packet of a live stream."""
+        samples = self._operation(decoder, _OP_KINDS[blob[3]], blob[4:], blob[2])
+        data += samples.to_bytes(4, "little", signed=True)
+        if samples < 0:
+            return self._failed(samples == POISON)
+        data += decoder.pcm(samples)
+        words = self._words
+        words[recorder.OK] += 1
+        words[recorder.PACKETS] += 1
+        ticks = samples * decoder.ticks
+        words[recorder.TICKS] += ticks * decoder.packed if blob[2] & AS_INT16 else ticks
+        return _OK
+
+    def _several(self, decoder: Decoder, blob: bytes, count: int, data: bytearray) -> int:
+        """Run operations, append their outcome; returns its status."""
+        start = len(data)
+        words = self._words
+        data += bytes(4 * count)
+        outcomes: list[int] = []
+        at, ticks = 4 * count, 0
+        for index, word in enumerate(struct.unpack_from(f"<{count}I", blob)):
+            end = at + (word & _PACKET_BYTES)
+            words[OP] = index
+            words[WORD] = word
+            words[PROGRESS] += 1
+            samples = self._operation(
+                decoder, _OP_KINDS[word >> 24], blob[at:end], word >> 16 & 0xFF
+            )
+            at = end
+            outcomes.append(samples)
+            wide = decoder.packed if word >> 16 & AS_INT16 else 1
+            ticks += max(samples, 0) * decoder.ticks * wide
+            data += decoder.pcm(max(samples, 0))
+        struct.pack_into(f"<{count}i", data, start, *outcomes)
+        words[recorder.PACKETS] += sum(n >= 0 for n in outcomes)
+        words[recorder.TICKS] += ticks
+        if min(outcomes) < 0:
+            return self._failed(POISON in outcomes)
+        words[recorder.OK] += 1
+        return _OK
+
+    def _operation(self, decoder: Decoder, kind: OpKind, packet: bytes, frame: int) -> int:
+        """Run an operation, unless its packet is known as poison; samples or a code."""
+        if packet:
+            if len(packet) in self._refused_sizes and digest(packet) in self._refused:
+                self._words[recorder.REFUSED] += 1
+                return POISON
+            self._record.keep(packet)
+        return checked(decoder.run(kind, packet, frame), decoder)
+
+    def _failed(self, poison: bool) -> int:
+        self._words[recorder.POISON if poison else recorder.INVALID] += 1
+        return _FAILED_OPS
+
+    def _save(self, decoder: Decoder, data: bytearray) -> None:
+        if self._relocator is not None:
+            data += self._relocator.pack(decoder.export_state())
+            self._words[recorder.CHECKPOINTS] += 1
+
+
+def _failed(data: bytearray, request: int, status: int, message: str) -> wire.Row:
+    payload = wire.write_json({"message": message})
+    data += payload
+    return (request, len(payload), 0, status)

@@ -57,13 +57,6 @@ def test_wake_ups_are_timed(tmp_path: Path) -> None:
         assert 0 < row["mean_us"] < 1e6
 
 
-def test_the_prototype_of_a_direct_way_decodes(tmp_path: Path) -> None:
-    (row,) = run(tmp_path, "direct.py", "--streams", "3", "--seconds", "0.2")
-    assert row["streams"] == 3
-    assert row["packets_s"] > 0
-    assert 0 < row["p50_ms"] <= row["p99_ms"] < 5_000
-
-
 def test_the_incidents_service_outlives_its_workers(tmp_path: Path) -> None:
     figures = run(tmp_path, "incident.py", "--requests", "80", "--kill-seconds", "0.2")
     assert (figures["failed"], figures["wrong"], figures["service_deaths"]) == (0, 0, 0)

@@ -42,6 +42,8 @@ COUNTERS = {
     ),
     "streams_moved": ("streams_moved", "Streams moved to another worker."),
     "streams_handed_over": ("streams_handed_over", "Streams taken over from another supervisor."),
+    "streams_lent": ("streams_lent", "Streams whose clients took to sending to their workers."),
+    "streams_returned": ("streams_returned", "Streams that clients have handed back."),
     "checkpoints": ("checkpoints", "Copies of decoder states kept."),
     "inexact_rebuilds": ("inexact_rebuilds", "Rebuilds that may not be bit for bit the same."),
     "canaries": ("canaries", "Known packets given to idle workers."),

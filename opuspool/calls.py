@@ -118,6 +118,7 @@ class Call:
         number: its id on the wire.
         batch, record: the batch of a lane in which it was sent, and its record there; 0: in none.
         ended: its caller has been told that its deadline has passed.
+        whole: its answer is known to be the PCM of one operation.
     """
 
     __slots__ = (
@@ -133,6 +134,7 @@ class Call:
         "record",
         "status",
         "stream",
+        "whole",
     )
 
     def __init__(
@@ -147,7 +149,7 @@ class Call:
         self.payload = b""
         self.error: OpusPoolError | None = None
         self.number = self.batch = self.record = 0
-        self.ended = False
+        self.ended = self.whole = False
         stream.used = True
 
     def answered(self, status: int, payload: bytes) -> None:
@@ -175,6 +177,7 @@ class Call:
             return False
         fmt = self.stream.format
         if count == 1 and ops.is_whole(payload, fmt.frame_bytes, fmt.capacity, 0, len(payload)):
+            self.whole = status == _OK
             return True
         try:
             ops.check_outcome(payload, count, fmt.frame_bytes, fmt.capacity)
@@ -190,8 +193,9 @@ class Call:
         """
         fmt = self.stream.format
         outcome = self.payload
-        whole = self.status == _OK and ops.is_whole(
-            outcome, fmt.frame_bytes, fmt.capacity, 0, len(outcome)
+        whole = self.whole or (
+            self.status == _OK
+            and ops.is_whole(outcome, fmt.frame_bytes, fmt.capacity, 0, len(outcome))
         )
         if whole:
             return pcm.from_outcome(outcome, fmt)

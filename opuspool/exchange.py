@@ -80,7 +80,7 @@ class Exchange:
     @property
     def owes(self) -> bool:
         """Whether something waits to be sent that no caller will tell of."""
-        return bool(self._letters) or any(map(len, self.lanes.values()))
+        return bool(self._letters) or any(lane.waiting for lane in self.lanes.values())
 
     def send(self, channel: Channel) -> list[Call]:
         """Send what has gathered, as far as it is taken; returns calls that are refused."""
@@ -96,7 +96,7 @@ class Exchange:
         if self.lanes:
             now = time.monotonic()
             for lane in self.lanes.values():
-                if len(lane):
+                if lane.waiting:
                     lane.send(now)
         return refused
 
@@ -109,19 +109,19 @@ class Exchange:
         for _ in range(min(len(outbox), wire.MAX_RECORDS)):
             call = outbox.popleft()
             stream = call.stream
-            if not call.count:
-                if stream.lane is not None and stream.pending:
-                    stream.last = call  # it must not overtake what is under way
-                    continue
-                self._leave(stream)
-                streams.pop(stream.id, None)
+            if not call.count and self._is_held(call):
+                continue
             call.number = next(numbers)
             if call.count:
-                if stream.lane is not None:
-                    self._put(call, stream.lane, refused)
+                lane = stream.lane
+                if lane is not None and len(lane.waiting) >= stream.most_waiting:
+                    _refuse(call, lane, refused)
                     continue
                 pending[call.number] = call
                 stream.pending += 1
+                if lane is not None:
+                    lane.waiting.append(call)
+                    continue
                 if not stream.opened:
                     streams[stream.id] = stream
             rows.append(_row(call, now))
@@ -133,16 +133,15 @@ class Exchange:
                 call.stream.pending -= 1
         outbox.extendleft(reversed(calls))
 
-    def _put(self, call: Call, lane: Lane, refused: list[Call]) -> None:
-        """Have a call sent by a lane, if there is room."""
-        waiting = len(lane)
-        if waiting >= call.stream.most_waiting:
-            call.refuse(Status.OVERLOADED, f"{waiting} requests wait: send less, or later")
-            refused.append(call)
-            return
-        self._pending[call.number] = call
-        call.stream.pending += 1
-        lane.put(call)
+    def _is_held(self, last: Call) -> bool:
+        """Whether a stream's end has to wait: it must not overtake what is under way by a lane."""
+        stream = last.stream
+        if stream.lane is not None and stream.pending:
+            stream.last = last
+            return True
+        self._leave(stream)
+        self._streams.pop(stream.id, None)
+        return False
 
     # In
 
@@ -166,12 +165,8 @@ class Exchange:
         """Take what a worker has answered by a lane; returns the calls that are complete by it."""
         complete: list[Call] = []
         lane.heard = time.monotonic()
-        if message.kind is Kind.PING:
-            if not lane.open:
-                lane.open = True
-                self._letters.append(wire.pack_plain(Kind.LANE, tag=lane.serial))
-            return complete
         if message.kind is not Kind.ANSWERS:
+            self._greeted(lane)
             return complete
         pending, batch = self._pending, message.tag
         back: dict[int, StreamState] = {}
@@ -185,13 +180,26 @@ class Exchange:
             call = pending.get(number)
             if call is None or call.batch != batch:
                 continue
-            if call.fits(status, count, payload):
-                self._complete(call, status, payload, complete)
-            else:
+            if not call.fits(status, count, payload):
                 back[call.stream.id] = call.stream
+                continue
+            stream = call.stream
+            if call.ended or stream.last is not None:
+                self._complete(call, status, payload, complete)
+                continue
+            del pending[number]
+            stream.pending -= 1
+            call.answered(status, payload)
+            complete.append(call)
         if back:  # the supervisor will say what is wrong with it
             self._take_back(lane, list(back.values()))
         return complete
+
+    def _greeted(self, lane: Lane) -> None:
+        """A worker has answered a PING."""
+        if not lane.open:
+            lane.open = True
+            self._letters.append(wire.pack_plain(Kind.LANE, tag=lane.serial))
 
     def _complete(self, call: Call, status: int, payload: bytes, complete: list[Call]) -> None:
         del self._pending[call.number]
@@ -397,6 +405,12 @@ class Exchange:
         while self.outbox:
             calls.append(self.outbox.popleft())
         return calls
+
+
+def _refuse(call: Call, lane: Lane, refused: list[Call]) -> None:
+    words = f"{len(lane.waiting)} requests wait for the worker: send less, or later"
+    call.refuse(Status.OVERLOADED, words)
+    refused.append(call)
 
 
 def _row(call: Call, now: float, flags: int = 0) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import zmq
 
 from opuspool import wire
+from opuspool.errors import WireError
 from opuspool.frames import Port
 from opuspool.wire import Kind
 
@@ -41,6 +42,7 @@ class Lane:
     Attributes:
         open: the worker has answered.
         streams: those that this client has taken there, by token.
+        waiting: calls for the next batches; all of streams that are taken here.
         heard: monotonic time at which it last answered, or was first asked since.
     """
 
@@ -54,6 +56,7 @@ class Lane:
         self.serial = serial
         self.open = False
         self.streams: dict[int, StreamState] = {}
+        self.waiting: deque[Call] = deque()
         self.heard = 0.0
         self.socket = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
@@ -61,8 +64,7 @@ class Lane:
         self.socket.connect(endpoint)
         self._port = Port(self.socket)
         self._numbers = numbers
-        self._waiting: deque[Call] = deque()
-        self._under_way: set[int] = set()
+        self._under_way: dict[int, int] = {}
         self._port.send(wire.pack_plain(Kind.PING))
 
     @property
@@ -75,72 +77,63 @@ class Lane:
         """Whether it owes an answer."""
         return bool(self._under_way)
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def put(self, call: Call) -> None:
-        """Have a call sent with the next batch; it is one of a stream taken here."""
-        self._waiting.append(call)
-
     def send(self, now: float) -> None:
         """Send what waits, as far as there is room."""
-        while self._waiting and len(self._under_way) < BATCHES:
-            if not self._send(self._next_batch(), now):
+        while self.waiting and len(self._under_way) < BATCHES:
+            if not self._send(now):
                 return
 
     def receive(self, most: int) -> Iterator[wire.Message]:
         """The messages that have arrived, at most so many.
 
         Raises:
-            WireError: what has arrived is no message: this worker is not to be trusted.
+            WireError: what has arrived cannot be: this worker is not to be trusted.
         """
         port = self._port
         for _ in range(most):
             if not port.waits():
                 return
             message = wire.parse(port.take())
-            self._under_way.discard(message.tag)
+            if message.kind is Kind.ANSWERS:
+                due = self._under_way.pop(message.tag, 0)
+                if due != len(message.rows):
+                    raise WireError(f"{len(message.rows)} answers where {due} are due")
             yield message
 
     def drop(self, call: Call) -> None:
         """Forget a call, if it has not been sent."""
         with suppress(ValueError):
-            self._waiting.remove(call)
+            self.waiting.remove(call)
 
     def drop_streams(self, numbers: Collection[int]) -> None:
         """Forget those calls of these streams that have not been sent."""
-        if self._waiting:
-            self._waiting = deque(c for c in self._waiting if c.stream.id not in numbers)
+        if self.waiting:
+            self.waiting = deque(c for c in self.waiting if c.stream.id not in numbers)
 
     def drop_all(self) -> None:
         """Forget all calls that have not been sent."""
-        self._waiting.clear()
+        self.waiting.clear()
 
     def close(self) -> None:
         """Close the socket; what is under way is not answered."""
         self.socket.close(linger=0)
 
-    def _next_batch(self) -> list[Call]:
-        waiting = self._waiting
+    def _send(self, now: float) -> bool:
+        """Send a batch of what waits; False where the socket takes no more."""
+        waiting, number = self.waiting, next(self._numbers)
         batch: list[Call] = []
-        room = BATCH_PACKETS
-        while waiting and len(batch) < wire.MAX_RECORDS // 2:
-            room -= waiting[0].count
-            if batch and room < 0:
-                break
-            batch.append(waiting.popleft())
-        return batch
-
-    def _send(self, batch: list[Call], now: float) -> bool:
-        number = next(self._numbers)
         rows: list[wire.Row] = []
         blobs: list[bytes] = []
-        for call in batch:
+        room = BATCH_PACKETS
+        while waiting and (room >= waiting[0].count or not batch):
+            call = waiting.popleft()
+            batch.append(call)
             stream, blob, count = call.stream, call.blob, call.count
             call.batch, call.record = number, len(rows)
             token, code = stream.token, stream.format.code
             rows.append((call.number, token, 0, len(blob), count, code, 0))
             blobs.append(blob)
+            room -= count
             stream.unsaved += count
             if 0 < stream.checkpoint_packets <= stream.unsaved:
                 stream.unsaved = 0
@@ -149,9 +142,11 @@ class Lane:
         try:
             self._port.send(wire.pack(Kind.REQUESTS, rows, blobs, number))
         except zmq.Again:
-            self._waiting.extendleft(reversed(batch))
+            for call in reversed(batch):
+                call.batch = 0
+                waiting.appendleft(call)
             return False
         if not self._under_way:
             self.heard = now
-        self._under_way.add(number)
+        self._under_way[number] = len(rows)
         return True

@@ -90,7 +90,7 @@ class StreamState:
     closed: bool = False
     log: Log = field(default_factory=Log)
     pending: int = 0
-    offer: tuple[int, int, int, int] | None = None
+    offer: tuple[int, int, int, int, int] | None = None
     lane: Lane | None = None
     token: int = 0
     checkpoint_packets: int = 0

@@ -252,11 +252,18 @@ class Connection:
     def _open_lane(self, serial: int, where: str, numbers: itertools.count[int]) -> Lane | None:
         if not where.startswith("ipc://"):
             return None
-        lane = Lane(self._context, serial, where, numbers)
+        try:
+            lane = Lane(self._context, serial, where, numbers)
+        except zmq.ZMQError:  # no descriptor is left: what has gone by the supervisor still does
+            return None
         if self._driver is None:
             self._poller.register(lane.socket, zmq.POLLIN)
-        else:
+            return lane
+        try:
             self._driver.watch(lane.fd)
+        except OSError:
+            lane.close()
+            return None
         return lane
 
     def _close_lane(self, lane: Lane) -> None:

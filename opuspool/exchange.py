@@ -27,15 +27,17 @@ if TYPE_CHECKING:
 
 _CHECKPOINT = int(Status.CHECKPOINT)
 _SHUTDOWN = int(Status.SHUTDOWN)
-_FAILED_OPS = int(Status.FAILED_OPS)
+_TIMEOUT = int(Status.TIMEOUT)
+
+_NO_OFFER = (0, 0, 0, 0, 0)
 
 _MOST_MS = 0xFFFFFFFF
 
+STILL_SECONDS = 1.0
+"""While calls are open the lanes are looked at several times a second, unless nothing runs here."""
+
 LETTER_BYTES = 1 << 20
 """A message of what is handed over is closed when it has as many bytes."""
-
-SILENT_SECONDS = 2.0
-"""A lane that owes answers and gives none for so long is given up."""
 
 
 class Exchange:
@@ -63,6 +65,7 @@ class Exchange:
         self._batches = itertools.count(1)
         self._pending: dict[int, Call] = {}
         self._streams: dict[int, StreamState] = {}
+        self._looked = 0.0
         self._letters: deque[wire.Frames] = deque()
         self._notices: dict[int, Callable[[int, bytes], None]] = {
             Status.CHECKPOINT: self._save,
@@ -174,13 +177,13 @@ class Exchange:
             number, _, count, status = row
             if status == _CHECKPOINT:
                 stream = lane.streams.get(number)
-                if stream is not None and payload:
+                if stream is not None and payload and stream.id not in back:
                     stream.log.save(payload)
                 continue
             call = pending.get(number)
             if call is None or call.batch != batch:
                 continue
-            if not call.fits(status, count, payload):
+            if call.stream.id in back or not call.fits(status, count, payload):
                 back[call.stream.id] = call.stream
                 continue
             stream = call.stream
@@ -206,6 +209,8 @@ class Exchange:
         stream = call.stream
         stream.pending -= 1
         call.answered(status, payload)
+        if status == _TIMEOUT:
+            stream.offer = None  # it may be executed yet, where only the supervisor knows of it
         if not call.ended:
             complete.append(call)
         if not stream.pending:
@@ -223,7 +228,10 @@ class Exchange:
 
     def _connect(self, serial: int, endpoint: bytes) -> None:
         """A worker may be reached there."""
-        if serial not in self.lanes:
+        if serial in self.lanes:  # a supervisor that had forgotten this client
+            if self.lanes[serial].open:
+                self._letters.append(wire.pack_plain(Kind.LANE, tag=serial))
+        else:
             lane = self._open_lane(serial, endpoint.decode(errors="replace"), self._batches)
             if lane is not None:
                 self.lanes[serial] = lane
@@ -231,7 +239,7 @@ class Exchange:
     def _gone(self, serial: int, payload: bytes) -> None:
         """A worker is gone, and what was lent there goes back."""
         if len(payload) == wire.GONE.size and serial in self.lanes:
-            self.give_up(self.lanes[serial], *wire.GONE.unpack(payload))
+            self._end_lane(self.lanes[serial], *wire.GONE.unpack(payload))
 
     def _offered(self, number: int, payload: bytes) -> None:
         """A stream may be taken."""
@@ -251,7 +259,7 @@ class Exchange:
             self._take_back(stream.lane, [stream])
 
     def _take_offer(self, stream: StreamState) -> None:
-        serial, token, checkpoint_packets, most_waiting = stream.offer or (0, 0, 0, 0)
+        serial, token, checkpoint_packets, most_waiting, silent_ms = stream.offer or _NO_OFFER
         stream.offer = None
         lane = self.lanes.get(serial)
         if lane is None or not lane.open or stream.closed or stream.lane is not None:
@@ -261,6 +269,7 @@ class Exchange:
         # Streams that were taken together would all be saved together, again and again.
         stream.unsaved = max(stream.log.packets, token % max(1, checkpoint_packets))
         lane.streams[token] = stream
+        lane.silent_seconds = silent_ms / 1000
         row = (token, stream.id, 0, 0, 0, stream.format.code, int(Flag.TAKE))
         self._letters.append(wire.pack(Kind.REQUESTS, [row], []))
 
@@ -279,9 +288,13 @@ class Exchange:
     # Handing over
 
     def look_at_lanes(self, now: float) -> None:
-        """Give up the lanes that are silent."""
+        """Give up the lanes that are silent; none where this process itself has stood still."""
+        stood_still = now - self._looked > STILL_SECONDS
+        self._looked = now
         for lane in list(self.lanes.values()):
-            if lane.busy and now - lane.heard > SILENT_SECONDS:
+            if stood_still:
+                lane.heard = now  # what has been answered may not have been read
+            if lane.busy and now - lane.heard > lane.silent_seconds:
                 self.give_up(lane)
 
     def drop_lanes(self) -> None:
@@ -313,7 +326,12 @@ class Exchange:
         self._write(rows, payloads)
         self.send(channel)
 
-    def give_up(self, lane: Lane, batch: int = 0, record: int = 0) -> None:
+    def give_up(self, lane: Lane) -> None:
+        """End a lane whose worker is silent, or not to be trusted; another may be made."""
+        self._letters.append(wire.pack_plain(Kind.LOST, tag=lane.serial))
+        self._end_lane(lane)
+
+    def _end_lane(self, lane: Lane, batch: int = 0, record: int = 0) -> None:
         """End a lane; its worker died running that record of that batch (0: it did not)."""
         del self.lanes[lane.serial]
         self._take_back(lane, list(lane.streams.values()), batch, record)
@@ -376,20 +394,19 @@ class Exchange:
         ended: list[Call] = []
         own = 0
         for call in list(self._pending.values()):
-            by_lane = call.stream.lane is not None
+            stream = call.stream
+            by_lane = stream.lane is not None
             if call.ended or call.deadline >= (now if by_lane else late):
                 continue
             ended.append(call)
             own += by_lane
-            if call.batch:
-                call.ended = True  # it may be executed: its stream's log must know
-                continue
-            del self._pending[call.number]
-            call.stream.pending -= 1
-            if call.stream.lane is not None:
-                call.stream.lane.drop(call)
-            if not call.stream.pending:
-                self._end(call.stream)
+            call.ended = True  # it may be executed all the same: its answer is for the stream's log
+            if stream.lane is not None and not call.batch:  # it has not been sent
+                stream.lane.drop(call)
+                del self._pending[call.number]
+                stream.pending -= 1
+                if not stream.pending:
+                    self._end(stream)
         while self.outbox and self.outbox[0].deadline < late:
             ended.append(self.outbox.popleft())
         if own:
@@ -439,9 +456,11 @@ def _retried(call: Call, batch: int, record: int) -> int:
 def _add_stream(stream: StreamState, rows: list[wire.Row], payloads: list[bytes]) -> None:
     """Append what makes a supervisor know a stream."""
     code = stream.format.code
-    checkpoint = stream.log.checkpoint or b""
-    rows.append((0, stream.id, 0, len(checkpoint), 0, code, int(Flag.RESTORE)))
+    log = stream.log
+    checkpoint = log.checkpoint or b""
+    rows.append((0, stream.id, 0, len(checkpoint), int(not log.exact), code, int(Flag.RESTORE)))
     payloads.append(checkpoint)
-    for blob, count in stream.log.joined():
+    gain = [(log.gain, 1)] if log.gain is not None and not log.exact else []
+    for blob, count in [*gain, *log.joined()]:
         rows.append((0, stream.id, 0, len(blob), count, code, int(Flag.REPLAY)))
         payloads.append(blob)

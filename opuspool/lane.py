@@ -39,10 +39,14 @@ class Lane:
         endpoint: where it listens.
         numbers: gives each batch a number; no two of a client's have the same.
 
+    Raises:
+        zmq.ZMQError: there is no room for a socket.
+
     Attributes:
         open: the worker has answered.
         streams: those that this client has taken there, by token.
         waiting: calls for the next batches; all of streams that are taken here.
+        silent_seconds: it is given up where it owes an answer for so long.
         heard: monotonic time at which it last answered, or was first asked since.
     """
 
@@ -57,15 +61,20 @@ class Lane:
         self.open = False
         self.streams: dict[int, StreamState] = {}
         self.waiting: deque[Call] = deque()
+        self.silent_seconds = 0.0
         self.heard = 0.0
         self.socket = context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_DATA_BYTES)
-        self.socket.connect(endpoint)
         self._port = Port(self.socket)
         self._numbers = numbers
         self._under_way: dict[int, int] = {}
-        self._port.send(wire.pack_plain(Kind.PING))
+        try:
+            self.socket.setsockopt(zmq.LINGER, 0)
+            self.socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_DATA_BYTES)
+            self.socket.connect(endpoint)
+            self._port.send(wire.pack_plain(Kind.PING))
+        except zmq.ZMQError:
+            self.close()
+            raise
 
     @property
     def fd(self) -> int:

@@ -73,7 +73,7 @@ class Position(NamedTuple):
 
 
 class LaneCounts(NamedTuple):
-    """What a worker has done for clients by lanes, since its start.
+    """What a worker has done for clients by lanes, since its start, in batches that it has ended.
 
     Attributes:
         batches: messages of requests.
@@ -117,17 +117,8 @@ _MOST = 1 << 40
 _PLAIN = len(LaneCounts._fields) - 1
 _TIMES = _COUNTS + _PLAIN
 _END = _TIMES + len(DECODE_BOUNDS) + 1
-(
-    BATCHES,
-    OK,
-    INVALID,
-    POISON,
-    PACKETS,
-    TICKS,
-    REFUSED,
-    CHECKPOINTS,
-    MICROSECONDS,
-) = range(_COUNTS, _TIMES)
+BATCHES, OK = _COUNTS, _COUNTS + 1
+MICROSECONDS = _TIMES - 1
 
 
 class FlightRecorder:
@@ -154,6 +145,7 @@ class FlightRecorder:
         words = self.words
         words[RECORD] = words[OP] = words[TOKEN] = 0
         words[BATCH] = batch
+        words[PROGRESS] += 1  # first: whoever looks must not take this for the batch before
         words[LEASE] = LANE
 
     def begin(self, record: int, batch: int, token: int, request: int, word: int) -> None:
@@ -173,9 +165,12 @@ class FlightRecorder:
             self._bytes[at + 8 : at + 8 + size] = packet
         words[WRITTEN] = written + 1
 
-    def end_batch(self, seconds: float) -> None:
-        """The batch is done, and took so long."""
+    def end_batch(self, done: list[int], seconds: float) -> None:
+        """The batch is done, took so long, and has done that: `ok` to `checkpoints`."""
         words = self.words
+        for index, number in enumerate(done, start=OK):
+            if number:
+                words[index] += number
         words[BATCHES] += 1
         words[MICROSECONDS] += int(seconds * 1e6)
         words[_TIMES + bisect_left(DECODE_BOUNDS, seconds)] += 1

@@ -19,6 +19,7 @@ Every message is two frames, whatever the batch: one header, one of data.
     PING      either                0          none         nothing: "still here"
     BYE       client → supervisor   0          none         nothing: "my streams are done"
     LANE      client → supervisor   worker     none         nothing: "I reach that worker"
+    LOST      client → supervisor   worker     none         nothing: "I have no lane to it now"
     ENDED     client → supervisor   0          none         JSON {outcome: calls it has ended}
     READY     worker → supervisor   0          none         JSON {"pid", "libopus", ...}
     LEASE     supervisor → worker   lease id   Step         by its action
@@ -64,9 +65,10 @@ MAX_JSON_BYTES = 4 * 1024 * 1024
 TOKEN = struct.Struct("<Q")
 """What a stream is called on a lane: a number that cannot be guessed."""
 
-LENDING = struct.Struct("<QQII")
-"""The worker's number, the token, operations between two checkpoints (0: none), and how many
-requests may wait for the worker before the client refuses more."""
+LENDING = struct.Struct("<QQIII")
+"""The worker's number, the token, operations between two checkpoints (0: none), how many requests
+may wait for the worker before the client refuses more, and after how many milliseconds of silence
+the client gives a lane up."""
 
 GONE = struct.Struct("<QI")
 """A batch of this client and the record in it that the worker was running; 0, 0: none."""
@@ -95,6 +97,7 @@ class Kind(IntEnum):
     LANE = 13
     REFUSE = 14
     ENDED = 15
+    LOST = 16
 
 
 class Flag(IntEnum):
@@ -107,7 +110,8 @@ class Flag(IntEnum):
     BULK = 4
     """Not live: may wait behind live streams."""
     RESTORE = 8
-    """No request: a stream that another supervisor had; the payload is its checkpoint, if any."""
+    """No request: a stream that this supervisor does not have (any more); the payload is its
+    checkpoint, if any; operations 1: with what follows it is not exact."""
     REPLAY = 16
     """No request: operations that a stream handed over has settled since its checkpoint."""
     TAKE = 32

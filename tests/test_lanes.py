@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import subprocess
+import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +16,16 @@ from typing import TYPE_CHECKING, Any
 import faults
 import numpy as np
 import pytest
+import zmq
 from matrix import PACKETS
 from reference import golden
 from waiting import wait_until
 
 import opuspool
-from opuspool import config
+from opuspool import calls, config, ops, wire
+from opuspool.ops import Op, OpKind
+from opuspool.pool import _ThreadCall
+from opuspool.wire import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,6 +240,136 @@ def test_what_a_client_ends_itself_is_counted(faulty: Path) -> None:
         pcm += [right[40 * 320 : 60 * 320], *[stream.decode(p) for p in packets[60:]]]
         wait_until(lambda: counters(pool)["requests"]["timeout"] == 1, what="it is counted")
     assert np.array_equal(np.concatenate(pcm), right)
+
+
+def test_what_was_executed_after_its_deadline_is_known_after_a_death() -> None:
+    """By the supervisor's way its client is told that it was not: that must not take the stream."""
+    packets = PACKETS[:60]
+    patient = {"workers": {"count": 1, "spares": 1, "hang_seconds": 20.0}}
+    with pooled(patient) as pool, pool.stream() as other, pool.stream() as stream:
+        lend(other, iter(PACKETS))
+        worker = home(pool)
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            with pytest.raises(opuspool.DecodeTimeoutError):
+                stream.decode(packets[0], timeout=0.3)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        wait_until(lambda: pool.status()["in_flight"] == 0, what="it is executed all the same")
+        pcm = [stream.decode(packets[1])]
+        os.kill(worker, signal.SIGKILL)
+        pcm += [stream.decode(packet) for packet in packets[2:]]
+        assert counters(pool)["inexact_rebuilds"] == 0
+    assert np.array_equal(np.concatenate(pcm), golden(packets)[320:])
+
+
+def test_a_gain_outlives_what_the_clients_log_has_dropped() -> None:
+    """Without checkpoints the oldest operations go; the gain does not, and the books say so."""
+    half = ops.pack([Op(OpKind.GAIN, ops.pack_gain(-6 * 256))])
+    settings = {"recovery": {"checkpoint_packets": 0}, "workers": {"count": 1, "spares": 1}}
+    with pooled(settings) as pool, pool.stream() as stream:
+        lend(stream, iter(PACKETS))
+        call = _ThreadCall(stream._state, half, 1, 0, time.monotonic() + 10)
+        pool._connection.submit(call)
+        call.wait()
+        for _ in range(calls.LOG_LIMIT // 100 + 2):
+            before = stream.decode_many(PACKETS[:100])
+        os.kill(home(pool), signal.SIGKILL)
+        after = stream.decode_many(PACKETS[:100])
+        assert np.abs(after).mean() == pytest.approx(np.abs(before).mean(), rel=0.05)
+        assert counters(pool)["inexact_rebuilds"] == 1
+
+
+def test_a_fatal_packet_that_does_not_come_again_is_forgotten(faulty: Path) -> None:
+    """Its deadline passes before its worker is killed; the stream is lent again."""
+    del faulty
+    with pooled() as pool, pool.stream() as stream:
+        lend(stream, iter(PACKETS))
+        with pytest.raises(opuspool.DecodeTimeoutError):
+            stream.decode(faults.marker("loop"), timeout=0.1)
+        assert stream.decode(PACKETS[0]).shape == (320,)
+        lend(stream, iter(PACKETS * 2))
+        assert counters(pool)["worker_restarts"]["hang"] == 1
+
+
+@pytest.mark.parametrize("what", ["checkpoints", "losses"])
+def test_a_batch_that_asks_for_too_much_is_not_run(what: str) -> None:
+    """Whoever has a token can neither hang the worker nor use up its memory."""
+    loss = (1 << 24 | 48 << 16).to_bytes(4, "little") * 1024
+    count, blob, operations = {"checkpoints": (65536, b"", 0), "losses": (20, loss, 1024)}[what]
+    with pooled() as pool, pool.stream() as stream, zmq.Context() as context:
+        rest = iter(PACKETS)
+        lend(stream, rest)
+        state = stream._state
+        row = (0, state.token, 0, len(blob), operations, state.format.code, 0)
+        batch = wire.pack(Kind.REQUESTS, [row] * count, [blob] * count, 1)
+        assert state.lane is not None
+        with context.socket(zmq.DEALER) as hostile:
+            hostile.linger = 0
+            hostile.connect(state.lane.socket.getsockopt_string(zmq.LAST_ENDPOINT))
+            hostile.send_multipart(batch)
+            hostile.send_multipart(wire.pack_plain(Kind.PING))
+            assert hostile.poll(5000)
+            assert wire.parse(hostile.recv_multipart()).kind is Kind.PING
+        assert stream.decode(next(rest)).shape == (320,)
+        assert is_lent(stream)
+        assert sum(counters(pool)["worker_restarts"].values()) == 0
+
+
+def test_a_client_that_stood_still_keeps_its_lane() -> None:
+    """What it finds then is read before it judges."""
+    program = LENDER.format(tests=str(Path(__file__).parent))
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        assert client.stdout.readline() == "lent\n"
+        os.kill(client.pid, signal.SIGSTOP)
+        time.sleep(2.5)  # more than a lane may be silent
+        os.kill(client.pid, signal.SIGCONT)
+        client.stdin.write("\n")
+        client.stdin.close()
+        assert client.stdout.readline() == "lent 0\n"
+
+
+LENDER = """
+import sys, threading
+sys.path.insert(0, {tests!r})
+import opuspool
+from matrix import PACKETS
+with opuspool.Pool() as pool, pool.stream() as stream:
+    for packet in PACKETS[:20]:
+        stream.decode(packet)
+    ended = threading.Event()
+    def speak():
+        while not ended.is_set():
+            stream.decode(PACKETS[20])
+    speaker = threading.Thread(target=speak)
+    speaker.start()
+    print("lent" if stream._state.lane else "not lent", flush=True)
+    sys.stdin.readline()
+    ended.set()
+    speaker.join()
+    returned = pool.status()["counters"]["streams_returned"]
+    print("lent" if stream._state.lane else "not lent", returned, flush=True)
+"""
+
+
+def test_without_a_descriptor_for_a_lane_a_client_goes_on() -> None:
+    """By the supervisor, as before there were lanes."""
+    with pooled() as pool, pool.stream() as stream:
+        rest = iter(PACKETS)
+        pool.status()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            pcm = [stream.decode(next(rest)) for _ in range(50)]
+            assert not is_lent(stream)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        pcm += [stream.decode(next(rest)) for _ in range(50)]
+    assert np.array_equal(np.concatenate(pcm), golden(PACKETS[:100]))
 
 
 def test_lanes_leave_no_socket_behind() -> None:

@@ -189,7 +189,7 @@ class Scene:
         self.reached(client, self.workers[self.lane(client)])
         self.send(stream, "b", client)
         self.work()
-        _, token, _, _ = LENDING.unpack(self.last(client, Status.LENT)[1])
+        _, token, *_ = LENDING.unpack(self.last(client, Status.LENT)[1])
         return int(token)
 
     def lent(self, stream: int, client: bytes = ANNA) -> int:
@@ -311,7 +311,7 @@ def test_the_client_is_told_when_the_worker_knows() -> None:
     scene.work()
     [(stream, payload)] = scene.all(ANNA, Status.LENT)
     [token] = only(scene).lent
-    assert (stream, LENDING.unpack(payload)) == (1, (only(scene).serial, token, 50, 77))
+    assert (stream, LENDING.unpack(payload)) == (1, (only(scene).serial, token, 50, 77, 2000))
     assert [kind for kind, _, _ in scene.told[ANNA]] == [Status.OK, Status.LENT]
     assert scene.answer(request)[0] is Status.OK
 

@@ -28,7 +28,7 @@ RECORDS: dict[Kind, st.SearchStrategy[Any]] = {
     Kind.RESULTS: st.builds(Result, U32, U32, U16, U8),
 }
 JSON_KINDS = [Kind.HELLO, Kind.WELCOME, Kind.ASK, Kind.REPORT, Kind.READY, Kind.ENDED]
-BARE_KINDS = [Kind.PING, Kind.BYE, Kind.STOP, Kind.LANE]
+BARE_KINDS = [Kind.PING, Kind.BYE, Kind.STOP, Kind.LANE, Kind.LOST]
 
 JSON = st.dictionaries(
     st.text(max_size=5),

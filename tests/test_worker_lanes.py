@@ -367,9 +367,9 @@ def test_a_new_batch_is_not_taken_for_the_stream_before(
     seen: list[Position] = []
     end = bench.recorder.end_batch
 
-    def spied(seconds: float) -> None:
+    def spied(done: list[int], seconds: float) -> None:
         seen.append(bench.recorder.position())
-        end(seconds)
+        end(done, seconds)
 
     monkeypatch.setattr(bench.recorder, "end_batch", spied)
     batch(bench, ask(plain(PACKETS[:1]), UNKNOWN), number=BATCH + 1)

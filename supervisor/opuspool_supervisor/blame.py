@@ -71,12 +71,22 @@ class Blame:
             _punish(stream.client, loss.now)
         return stream, not fatal
 
-    def lay_by_lane(self, stream: Stream, loss: Loss) -> None:
-        """Blame what a worker was running for a lent stream's client; that will send it again."""
+    def lay_by_lane(self, stream: Stream, request: Request | None, loss: Loss) -> None:
+        """Blame what a worker was running for a client; that has sent it again, or will.
+
+        Args:
+            stream: the stream that is lent, or was.
+            request: what has come again already, if it has.
+            loss: the worker's death.
+        """
         position = loss.position
         if position is None:
             return
-        stream.fatal = Fatal(position.request, position.op, loss.weight)
+        if request is not None:
+            if position.op < request.count and request.kind(position.op) != OpKind.POISONED:
+                self._note(request, position.op, loss.weight, final=not request.leased)
+        elif position.request:  # 0: a checkpoint was made
+            stream.fatal = Fatal(position.request, position.op, loss.weight)
         if loss.weight == 1:
             place = (position.request, position.op)
             _suspect(stream, place, rebuilding=False, fatal=False)
@@ -115,11 +125,14 @@ class Blame:
             self._quarantine.add(packet, loss.now)
         return True
 
-    def _note(self, request: Request, index: int, weight: float) -> bool:
-        """Add to an operation's blame; True where it is poison by it, and marked as that."""
+    def _note(self, request: Request, index: int, weight: float, *, final: bool = True) -> bool:
+        """Add to an operation's blame; True where it is poison by it, and marked as that.
+
+        What a worker has in hand just now is not `final`: it may yet be decoded.
+        """
         blame = request.blame = request.blame or {}
         blame[index] = blame.get(index, 0.0) + weight
-        if blame[index] < self._max_attempts:
+        if blame[index] < self._max_attempts or not final:
             return False
         request.blob = ops.poisoned(request.blob, request.count, index)
         del blame[index]

@@ -69,6 +69,7 @@ class Books:
     streams_handed_over: int = 0
     streams_lent: int = 0
     streams_returned: int = 0
+    ended_by_clients: int = 0
     replayed_packets: int = 0
     checkpoints: int = 0
     inexact_rebuilds: int = 0
@@ -109,6 +110,7 @@ class Books:
             number = ended.get(outcome, 0)
             if isinstance(number, int) and 0 < number <= MAX_RECORDS:
                 self.accepted += number
+                self.ended_by_clients += number
                 self.requests[outcome] += number
 
     def as_dict(self) -> dict[str, Any]:

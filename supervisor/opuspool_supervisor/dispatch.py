@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from opuspool.config import Config
+    from opuspool.recorder import Position
     from opuspool_supervisor.books import Books
     from opuspool_supervisor.slots import Slot
     from opuspool_supervisor.timings import Timings
@@ -250,10 +251,12 @@ class Dispatcher:
             fits = record.format in FORMATS and self.streams < self._config.limits.streams
             if stream is not None and stream.lent:
                 self._take_back(stream, blob)
+                client.streams[stream.id].journal.exact = not record.ops
             elif stream is None and fits:
                 bulk = bool(record.flags & Flag.BULK)
                 stream = self._open(client, record.stream, record.format, bulk=bulk)
                 stream.journal.checkpoint = blob or None
+                stream.journal.exact = not record.ops
                 stream.handing_over = True
                 self._books.streams_handed_over += 1
         elif stream is not None and stream.handing_over:
@@ -547,9 +550,14 @@ class Dispatcher:
         if blob[2] & AS_INT16 and stream.format.dtype == "float32":
             pcm_bytes *= 2  # as it would be in the stream's own type
         books.audio_seconds += pcm_bytes / stream.format.bytes_per_second
+        if stream.fatal is not None and decoded and request.id > stream.fatal.request:
+            stream.fatal = None  # that was not sent again
         wanted = not request.answered
         if wanted:
             self._finish(request, outcome)
+        else:
+            stream.unseen = True
+            stream.unsaved = self._checkpoint_packets
         self._forget(request)
         return (request.id, size, count, status) if wanted else None
 
@@ -566,6 +574,7 @@ class Dispatcher:
         if not checkpoint:
             return None
         stream.journal.save(checkpoint)
+        stream.unseen = False
         self._books.checkpoints += 1
         if stream.client.streams.get(stream.id) is not stream:
             return None
@@ -591,8 +600,8 @@ class Dispatcher:
                     self.queued += 1
                     self._books.retries += 1
         lent = self.lending.in_hand(loss.position)
-        if lent is not None:
-            self._blame.lay_by_lane(lent, loss)
+        if lent is not None and loss.position is not None:
+            self._blame_by_lane(lent, loss.position, loss)
         requests += [*slot.live, *slot.bulk]
         requests.sort(key=lambda request: request.stream is not blamed)  # stable
         slot.lease = None
@@ -612,6 +621,15 @@ class Dispatcher:
             self._hold_retry(blamed, [r for r in requests if r.stream is blamed])
             requests = [r for r in requests if r.stream is not blamed]
         self.unplaced.extendleft(reversed(requests))
+
+    def _blame_by_lane(self, stream: Stream, position: Position, loss: Loss) -> None:
+        """Blame what a worker was running for a client, also where that has sent it again."""
+        open_ = [request for request in self.open_requests() if request.stream is stream]
+        again = next((request for request in open_ if request.id == position.request), None)
+        suspected = again is not None and again.blame is not None
+        self._blame.lay_by_lane(stream, again, loss)
+        if again is not None and again.blame is not None and not suspected and stream.slot:
+            stream.slot.suspects += 1
 
     def replace_lost(self, *, another_comes: bool) -> None:
         """Place what `lost` took back: at the heads of their new slots' queues, in order.
@@ -713,6 +731,8 @@ class Dispatcher:
 
     def _time_out(self, request: Request) -> None:
         where = "being decoded" if request.leased else "queued"
+        if not request.stream.lent:
+            self.lending.forget(request.stream)
         self._fail(request, Status.TIMEOUT, f"the deadline passed while the request was {where}")
 
     def _fail(self, request: Request, status: Status, message: str) -> None:
@@ -753,11 +773,11 @@ class Dispatcher:
 def _fits(lease: Lease, request: Request) -> bool:
     """Whether a request, with the rebuild that it may need, fits into a lease's message."""
     if request.stream.resident:
-        return len(lease.rows) + 2 <= wire.MAX_RECORDS
+        return len(lease.rows) + 3 <= wire.MAX_RECORDS
     journal = request.stream.journal
     size = sum(len(blob) for blob, _ in journal.entries) + len(journal.checkpoint or b"")
     size += sum(map(len, lease.payloads)) + len(request.blob)
-    steps = len(lease.rows) + len(journal.entries) + 4
+    steps = len(lease.rows) + len(journal.entries) + 5
     return steps <= wire.MAX_RECORDS and size <= wire.MAX_DATA_BYTES
 
 

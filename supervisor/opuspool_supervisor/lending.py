@@ -16,6 +16,7 @@ packet from a death of its worker until it has decoded again.
 from __future__ import annotations
 
 import secrets
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from opuspool.recorder import LANE
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
     from opuspool_supervisor.slots import Slot, Worker
 
 
+FORMER = 1000
+"""So many tokens stay known: a worker may die running what has been called back."""
+
+SILENT_SECONDS = 2.0
+"""A client gives up a lane that owes it answers for so long, or for twice what a hang may take."""
+
+
 class Lending:
     """Which streams are offered to their clients, and which these have taken.
 
@@ -46,13 +54,19 @@ class Lending:
         self._answers = answers
         self._books = books
         self._offered: dict[int, Stream] = {}
+        self._former: OrderedDict[int, Stream] = OrderedDict()
         self.reconfigure(config)
 
     def reconfigure(self, config: Config) -> None:
         """Go by other settings from now on; what is lent stays lent."""
         # A report that can be replayed needs the packets, and what was before them.
         self._wanted = config.requests.lanes and not config.crashes.keep_packets
-        self._limits = config.recovery.checkpoint_packets, config.limits.queued_requests
+        silent_seconds = max(SILENT_SECONDS, 2 * config.workers.hang_seconds)
+        self._limits = (
+            config.recovery.checkpoint_packets,
+            config.limits.queued_requests,
+            int(silent_seconds * 1000),
+        )
 
     def __len__(self) -> int:
         return len(self._offered)
@@ -61,6 +75,14 @@ class Lending:
         """A client has a lane to this worker."""
         if serial in client.told:
             client.lanes.add(serial)
+
+    def lost(self, client: Client, serial: int) -> None:
+        """A client has no lane to this worker any more; it may be told of it again."""
+        client.told.discard(serial)
+        client.lanes.discard(serial)
+        for stream in client.streams.values():
+            if stream.token and not stream.lent:
+                self.forget(stream)
 
     def offer(self, stream: Stream, slot: Slot, lease: Lease) -> None:
         """Offer a stream that this lease decodes, if it may be lent and its client has a lane."""
@@ -71,6 +93,7 @@ class Lending:
             self._tell(client, worker)
             return
         healthy = not (stream.deaths or stream.suspect or stream.fatal or slot.suspects)
+        healthy = healthy and not stream.unseen
         plain = not (stream.closing or stream.held or lease.isolated)
         exact = stream.journal.exact and stream.trust is Trust.ALL
         if not (healthy and plain and exact):
@@ -84,7 +107,11 @@ class Lending:
     def settled(self, lease: Lease, worker: Worker) -> None:
         """The worker knows the tokens of this lease: now their clients may."""
         for stream, token in lease.offers:
-            if self._offered.get(token) is stream:
+            if self._offered.get(token) is not stream:
+                continue
+            if stream.unseen:
+                self.forget(stream)
+            else:
                 payload = LENDING.pack(worker.serial, token, *self._limits)
                 self._say(stream.client, stream.id, Status.LENT, payload)
 
@@ -107,14 +134,19 @@ class Lending:
 
     def forget(self, stream: Stream) -> None:
         """The stream's decoder is no longer where it was offered."""
-        self._offered.pop(stream.token, None)
+        if self._offered.pop(stream.token, None) is not None:
+            self._former[stream.token] = stream
+            if len(self._former) > FORMER:
+                self._former.popitem(last=False)
         stream.token = 0
 
     def in_hand(self, position: Position | None) -> Stream | None:
         """The stream that a worker was decoding for a client when it died, if it was."""
         if position is None or position.lease != LANE:
             return None
-        return self._offered.get(position.token)
+        found = self._offered.get(position.token) or self._former.get(position.token)
+        # What was handed back meanwhile has a record of its own now.
+        return found and found.client.streams.get(found.id)
 
     def worker_gone(
         self, clients: Iterable[Client], worker: Worker, position: Position | None

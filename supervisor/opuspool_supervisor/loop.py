@@ -313,6 +313,8 @@ class Supervisor:
             self._send(address, wire.pack_json(Kind.REPORT, reply, message.tag))
         elif message.kind is Kind.LANE:
             dispatcher.lending.reached(dispatcher.client(address, now), message.tag)
+        elif message.kind is Kind.LOST:
+            dispatcher.lending.lost(dispatcher.client(address, now), message.tag)
         elif message.kind is Kind.ENDED:
             self._core.books.add_ended(message)
         elif message.kind is Kind.BYE:

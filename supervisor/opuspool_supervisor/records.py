@@ -75,6 +75,7 @@ class Stream:
         held_until: monotonic; until when the last of them is; inf: it waits for the retry budget.
         token: under which it is offered to its client, where it is.
         lent: its client has taken it: that sends its packets to its worker, and has its journal.
+        unseen: an operation was executed of which its client has been told that it was not.
         recalled: it is to be handed back.
         fatal: while lent, its worker died with this in hand.
         gone: monotonic time at which its last worker died; 0: it has not, or was replaced.
@@ -101,6 +102,7 @@ class Stream:
     held_until: float = 0.0
     token: int = 0
     lent: bool = False
+    unseen: bool = False
     recalled: bool = False
     fatal: Fatal | None = None
     gone: float = 0.0

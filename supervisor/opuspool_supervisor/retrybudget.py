@@ -81,7 +81,7 @@ class RetryBudget:
         return True
 
     def _fill(self, now: float) -> None:
-        accepted = self._books.accepted
+        accepted = self._books.accepted - self._books.ended_by_clients  # that is only what they say
         earned = self._share * (accepted - self._accepted)
         earned += self._per_second * max(0.0, now - self._filled)
         self._left = min(self._most, self._left + earned)

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 0.5
 """A supervisor that dies may hold its lock for so long after its pipes have ended."""
 
+LANE_MESSAGES = 8
+"""ZeroMQ holds so many messages from a client, and to it; a client has half as many under way."""
+
+LANE_BYTES = 64 * 1024 * 1024
+"""Of a message from a client; the largest call has `MAX_OPS` packets of `MAX_PACKET_BYTES`."""
+
 LINGER_MS = 100
 """A worker that is told to leave has this long to hand its last answers to its clients."""
 
@@ -128,6 +134,9 @@ def _listen(
         return None
     try:
         socket = router.make(context, None)
+        for option in (zmq.RCVHWM, zmq.SNDHWM):
+            socket.setsockopt(option, LANE_MESSAGES)
+        socket.setsockopt(zmq.MAXMSGSIZE, LANE_BYTES)
         router.bind(socket, config.lanes)
     except zmq.ZMQError as error:
         sys.stderr.write(f"opuspool-worker: no lanes at {config.lanes}: {error.strerror}\n")

@@ -9,7 +9,7 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
-from opuspool import ops, recorder, wire
+from opuspool import ops, wire
 from opuspool.digests import digest
 from opuspool.errors import WireError
 from opuspool.ops import AS_INT16, POISON, OpKind, is_one
@@ -31,6 +31,12 @@ _OK, _FAILED_OPS, _CLOSED = int(Status.OK), int(Status.FAILED_OPS), int(Status.S
 _BAD_REQUEST, _CHECKPOINT = int(Status.BAD_REQUEST), int(Status.CHECKPOINT)
 _PACKET_BYTES = 0xFFFF
 
+_COUNTED = ("ok", "invalid", "poison", "packets", "ticks", "refused", "checkpoints")
+_OKS, _INVALID, _POISON, _PACKETS, _TICKS, _REFUSED, _CHECKPOINTS = range(len(_COUNTED))
+
+MAX_ROWS = 256
+"""Requests in a batch; a client sends half as many at most (`opuspool.lane.BATCH_PACKETS`)."""
+
 
 class Lanes:
     """The streams that are lent, and what clients may do with them.
@@ -46,6 +52,7 @@ class Lanes:
         self._relocator = relocator
         self._lent: dict[int, Decoder] = {}
         self._tokens: dict[int, int] = {}
+        self._done = [0] * len(_COUNTED)
         self._refused: frozenset[bytes] = frozenset()
         self._refused_sizes: frozenset[int] = frozenset()
 
@@ -65,6 +72,10 @@ class Lanes:
         self._refused = frozenset(key for _, key in known)
         self._refused_sizes = frozenset(size for size, _ in known)
 
+    def takes(self, batch: wire.Message) -> bool:
+        """Whether a batch is no more than a client may ask for at a time: it bounds the answer."""
+        return len(batch.rows) <= MAX_ROWS and sum([row[4] for row in batch.rows]) <= ops.MAX_OPS
+
     def run(self, batch: wire.Message) -> wire.Frames:
         """Run a client's batch; returns the message with its answers.
 
@@ -73,6 +84,7 @@ class Lanes:
             OSError: Windows: an access violation inside libopus.
         """
         began = time.perf_counter()
+        self._done = [0] * len(_COUNTED)
         record, number = self._record, batch.tag
         record.begin_batch(number)
         rows: list[wire.Row] = []
@@ -85,6 +97,7 @@ class Lanes:
                 rows.append(_failed(data, request, _CLOSED, "this worker does not have the stream"))
                 continue
             if not count:
+                record.begin(index, number, token, 0, 0)
                 self._save(decoder, data)
                 rows.append((token, len(data) - start, 0, _CHECKPOINT))
                 continue
@@ -100,7 +113,7 @@ class Lanes:
             else:
                 status = self._several(decoder, blob, count, data)
             rows.append((request, len(data) - start, count, status))
-        record.end_batch(time.perf_counter() - began)
+        record.end_batch(self._done, time.perf_counter() - began)
         return wire.pack(Kind.ANSWERS, rows, [data], number)
 
     def _one(self, decoder: Decoder, blob: bytes, data: bytearray) -> int:
@@ -110,11 +123,11 @@ class Lanes:
         if samples < 0:
             return self._failed(samples == POISON)
         data += decoder.pcm(samples)
-        words = self._words
-        words[recorder.OK] += 1
-        words[recorder.PACKETS] += 1
+        done = self._done
+        done[_OKS] += 1
+        done[_PACKETS] += 1
         ticks = samples * decoder.ticks
-        words[recorder.TICKS] += ticks * decoder.packed if blob[2] & AS_INT16 else ticks
+        done[_TICKS] += ticks * decoder.packed if blob[2] & AS_INT16 else ticks
         return _OK
 
     def _several(self, decoder: Decoder, blob: bytes, count: int, data: bytearray) -> int:
@@ -138,30 +151,31 @@ class Lanes:
             ticks += max(samples, 0) * decoder.ticks * wide
             data += decoder.pcm(max(samples, 0))
         struct.pack_into(f"<{count}i", data, start, *outcomes)
-        words[recorder.PACKETS] += sum(n >= 0 for n in outcomes)
-        words[recorder.TICKS] += ticks
+        done = self._done
+        done[_PACKETS] += sum(n >= 0 for n in outcomes)
+        done[_TICKS] += ticks
         if min(outcomes) < 0:
             return self._failed(POISON in outcomes)
-        words[recorder.OK] += 1
+        done[_OKS] += 1
         return _OK
 
     def _operation(self, decoder: Decoder, kind: OpKind, packet: bytes, frame: int) -> int:
         """Run an operation, unless its packet is known as poison; samples or a code."""
         if packet:
             if len(packet) in self._refused_sizes and digest(packet) in self._refused:
-                self._words[recorder.REFUSED] += 1
+                self._done[_REFUSED] += 1
                 return POISON
             self._record.keep(packet)
         return checked(decoder.run(kind, packet, frame), decoder)
 
     def _failed(self, poison: bool) -> int:
-        self._words[recorder.POISON if poison else recorder.INVALID] += 1
+        self._done[_POISON if poison else _INVALID] += 1
         return _FAILED_OPS
 
     def _save(self, decoder: Decoder, data: bytearray) -> None:
         if self._relocator is not None:
             data += self._relocator.pack(decoder.export_state())
-            self._words[recorder.CHECKPOINTS] += 1
+            self._done[_CHECKPOINTS] += 1
 
 
 def _failed(data: bytearray, request: int, status: int, message: str) -> wire.Row:

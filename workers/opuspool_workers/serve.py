@@ -251,7 +251,7 @@ class Server:
         except WireError:  # whoever sent it learns nothing
             return
         reply: wire.Frames | None = None
-        if message.kind is Kind.REQUESTS:
+        if message.kind is Kind.REQUESTS and self._runner.lanes.takes(message):
             reply = self._run(self._runner.lanes.run, message)
         elif message.kind is Kind.PING:
             reply = wire.pack_plain(Kind.PING)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
-from opuspool import ops, pcm
+from opuspool import ops, pcm, wire
 from opuspool.errors import (
+    RETRY_AFTER_SECONDS,
     DecodeTimeoutError,
     InvalidPacketError,
     OpusPoolError,
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
 Packet = bytes | bytearray | memoryview | None
 """A packet as a caller gives it; None: it was lost."""
-
-RETRY_AFTER_SECONDS = 0.1
-"""What whoever is refused for overload is told to wait."""
 
 LOG_LIMIT = 3000
 """Operations that a client keeps of a stream, where its workers make no checkpoints."""
@@ -169,7 +167,7 @@ class Call:
     def refuse(self, status: Status, message: str) -> None:
         """Take an answer that did not come from the supervisor."""
         value = {"message": message, "retry_after": RETRY_AFTER_SECONDS}
-        self.answered(status, json.dumps(value).encode())
+        self.answered(status, wire.write_json(value))
 
     def fits(self, status: int, count: int, payload: bytes) -> bool:
         """Whether this can be the outcome of its operations."""
@@ -229,7 +227,7 @@ def _error(status: int, payload: bytes) -> OpusPoolError:
     try:
         value = json.loads(payload)
         message = str(value["message"])
-        retry_after = float(value.get("retry_after", 0.1))
+        retry_after = float(value.get("retry_after", RETRY_AFTER_SECONDS))
     except (ValueError, KeyError, TypeError, AttributeError):
         return WireError(f"the supervisor's answer to status {status} cannot be read")
     if status == Status.OVERLOADED:

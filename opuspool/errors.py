@@ -41,6 +41,10 @@ __all__ = [
 ]
 
 
+RETRY_AFTER_SECONDS = 0.1
+"""What whoever is refused for overload is told to wait."""
+
+
 class OpusPoolError(Exception):
     """Base of every error that opuspool raises on purpose."""
 
@@ -94,7 +98,7 @@ class OverloadedError(OpusPoolError):
         retry_after: seconds after which a new try makes sense.
     """
 
-    def __init__(self, message: str, *, retry_after: float = 0.1) -> None:
+    def __init__(self, message: str, *, retry_after: float = RETRY_AFTER_SECONDS) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 

@@ -205,19 +205,26 @@ class Exchange:
             self._letters.append(wire.pack_plain(Kind.LANE, tag=lane.serial))
 
     def _complete(self, call: Call, status: int, payload: bytes, complete: list[Call]) -> None:
+        call.answered(status, payload)
+        if status == _TIMEOUT:
+            # It may be executed yet, where only the supervisor knows of it.
+            call.stream.offer = None
+        if not call.ended:
+            complete.append(call)
+        self._forget(call)
+
+    def _forget(self, call: Call) -> None:
+        """A call is over; its stream may have waited for that."""
         del self._pending[call.number]
         stream = call.stream
         stream.pending -= 1
-        call.answered(status, payload)
-        if status == _TIMEOUT:
-            stream.offer = None  # it may be executed yet, where only the supervisor knows of it
-        if not call.ended:
-            complete.append(call)
-        if not stream.pending:
-            if stream.last is not None:
-                self._end(stream)
-            elif stream.offer is not None:
-                self._take_offer(stream)
+        if stream.pending:
+            return
+        if stream.last is not None:
+            self.outbox.appendleft(stream.last)
+            stream.last = None
+        elif stream.offer is not None:
+            self._take_offer(stream)
 
     # What a supervisor tells besides
 
@@ -273,12 +280,6 @@ class Exchange:
         row = (token, stream.id, 0, 0, 0, stream.format.code, int(Flag.TAKE))
         self._letters.append(wire.pack(Kind.REQUESTS, [row], []))
 
-    def _end(self, stream: StreamState) -> None:
-        """Send the end of a stream, which has waited for its last call."""
-        if stream.last is not None:
-            self.outbox.appendleft(stream.last)
-            stream.last = None
-
     def _leave(self, stream: StreamState) -> None:
         """A stream is no longer used by a lane."""
         if stream.lane is not None:
@@ -312,18 +313,13 @@ class Exchange:
         """Give a new supervisor all streams, then the calls that have no answer."""
         self.drop_lanes()
         self._forget_ended()
-        now = time.monotonic()
-        rows: list[wire.Row] = []
-        payloads: list[bytes] = []
         needed = {call.stream.id for call in self._pending.values()}
+        streams = []
         for stream in self._streams.values():
             stream.offer = None
             if stream.opened and (not stream.closed or stream.id in needed):
-                _add_stream(stream, rows, payloads)
-        for call in self._pending.values():
-            rows.append(_row(call, now))
-            payloads.append(call.blob)
-        self._write(rows, payloads)
+                streams.append(stream)
+        self._give(streams, list(self._pending.values()))
         self.send(channel)
 
     def give_up(self, lane: Lane) -> None:
@@ -341,18 +337,25 @@ class Exchange:
         self, lane: Lane, streams: list[StreamState], batch: int = 0, record: int = 0
     ) -> None:
         """Hand streams back to the supervisor, and their calls; what was in hand goes first."""
-        rows: list[wire.Row] = []
-        payloads: list[bytes] = []
         for stream in streams:
             self._leave(stream)
-            _add_stream(stream, rows, payloads)
         numbers = {stream.id for stream in streams}
         lane.drop_streams(numbers)
         self._forget_ended(numbers)
         calls = [call for call in self._pending.values() if call.stream.id in numbers]
         fatal = [c.stream.id for c in calls if batch and (c.batch, c.record) == (batch, record)]
         calls.sort(key=lambda call: call.stream.id not in fatal)  # stable
+        self._give(streams, calls, batch, record)
+
+    def _give(
+        self, streams: list[StreamState], calls: list[Call], batch: int = 0, record: int = 0
+    ) -> None:
+        """Write to the supervisor what it has to know of streams, then their calls."""
         now = time.monotonic()
+        rows: list[wire.Row] = []
+        payloads: list[bytes] = []
+        for stream in streams:
+            _add_stream(stream, rows, payloads)
         for call in calls:
             rows.append(_row(call, now, _retried(call, batch, record)))
             payloads.append(call.blob)
@@ -362,12 +365,8 @@ class Exchange:
     def _forget_ended(self, numbers: Iterable[int] | None = None) -> None:
         """Forget the calls whose deadline has passed, of these streams or of all."""
         for call in [call for call in self._pending.values() if call.ended]:
-            stream = call.stream
-            if numbers is None or stream.id in numbers:
-                del self._pending[call.number]
-                stream.pending -= 1
-                if not stream.pending:
-                    self._end(stream)
+            if numbers is None or call.stream.id in numbers:
+                self._forget(call)
 
     def _write(self, rows: list[wire.Row], payloads: list[bytes]) -> None:
         """Make letters of rows; each is small enough not to hold up others for long."""
@@ -403,10 +402,7 @@ class Exchange:
             call.ended = True  # it may be executed all the same: its answer is for the stream's log
             if stream.lane is not None and not call.batch:  # it has not been sent
                 stream.lane.drop(call)
-                del self._pending[call.number]
-                stream.pending -= 1
-                if not stream.pending:
-                    self._end(stream)
+                self._forget(call)
         while self.outbox and self.outbox[0].deadline < late:
             ended.append(self.outbox.popleft())
         if own:
@@ -418,7 +414,7 @@ class Exchange:
         calls = [call for call in self._pending.values() if not call.ended]
         self._pending.clear()
         for lane in self.lanes.values():
-            lane.drop_all()
+            lane.waiting.clear()
         while self.outbox:
             calls.append(self.outbox.popleft())
         return calls

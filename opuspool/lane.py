@@ -119,10 +119,6 @@ class Lane:
         if self.waiting:
             self.waiting = deque(c for c in self.waiting if c.stream.id not in numbers)
 
-    def drop_all(self) -> None:
-        """Forget all calls that have not been sent."""
-        self.waiting.clear()
-
     def close(self) -> None:
         """Close the socket; what is under way is not answered."""
         self.socket.close(linger=0)

@@ -10,7 +10,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import faults
 import pytest
@@ -91,8 +91,24 @@ class Got(NamedTuple):
 
     def outcome(self, fmt: StreamFormat = SPEECH) -> tuple[list[int], bytes]:
         """Samples or code of each operation, and the PCM of all."""
-        found = ops.unpack_outcome(self.payload, self.ops, fmt.frame_bytes)
-        return list(found.results), bytes(found.pcm)
+        return outcome_of(self, fmt)
+
+
+class Answered(Protocol):
+    """What a worker has answered."""
+
+    @property
+    def ops(self) -> int:
+        """How many operations."""
+
+    @property
+    def payload(self) -> bytes:
+        """Their outcome."""
+
+
+def outcome_of(got: Answered, fmt: StreamFormat) -> tuple[list[int], bytes]:
+    found = ops.unpack_outcome(got.payload, got.ops, fmt.frame_bytes)
+    return list(found.results), bytes(found.pcm)
 
 
 def lease(*steps: Planned, tag: int = 7) -> wire.Message:

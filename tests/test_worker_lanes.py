@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from reference import golden
 from test_decoder import LOSS, SPEECH, plain, theirs
-from test_serve import PACKETS, STEREO, Bench, Planned, decode, memory, opened, planned, relocator
+from test_serve import (
+    PACKETS,
+    STEREO,
+    Bench,
+    Planned,
+    decode,
+    memory,
+    opened,
+    outcome_of,
+    planned,
+    relocator,
+)
 
 from opuspool import ops, recorder, wire
 from opuspool.digests import digest
@@ -49,8 +60,7 @@ class Reply(NamedTuple):
 
     def outcome(self, fmt: StreamFormat = SPEECH) -> tuple[list[int], bytes]:
         """Samples or code of each operation, and the PCM of all."""
-        found = ops.unpack_outcome(self.payload, self.ops, fmt.frame_bytes)
-        return list(found.results), bytes(found.pcm)
+        return outcome_of(self, fmt)
 
 
 def ask(operations: list[Op], token: int = TOKEN_A, request: int = 1) -> Ask:

@@ -145,9 +145,9 @@ def examine(
     """
     lease, position = slot.lease, death.position
     if lent is not None and position is not None:
-        return _by_lane(slot, worker, death, lent, position, weight=weight, now=now)
-    place = _place(lease, position)
-    stream = _stream(lease, lease.step(place.record)[0].stream) if lease and place else None
+        at = _by_lane(worker, death, lent, position, weight)
+    else:
+        at = _by_lease(worker, death, lease, _place(lease, position), weight)
     return Autopsy(
         slot=slot.number,
         generation=slot.generation,
@@ -155,45 +155,47 @@ def examine(
         age_seconds=now - worker.started,
         leases_settled=worker.settled + worker.by_lane.batches,
         packets_served=worker.packets,
-        phase=_phase(worker, lease, place),
         info=worker.info,
         killed_for=worker.killed_for,
-        format=_format(lease, place, stream) if lease and place else None,
-        client=stream.client.key.hex() if stream else None,
-        stream=stream.id if stream else None,
-        in_hand=_in_hand(lease, place, stream, weight) if lease and place else None,
-        suspects=_ran_last(worker, death.kept, lease, place),
+        phase=at.phase,
+        format=at.format,
+        client=at.stream.client.key.hex() if at.stream else None,
+        stream=at.stream.id if at.stream else None,
+        in_hand=at.in_hand,
+        suspects=at.suspects,
     )
+
+
+class _At(NamedTuple):
+    """What a worker was at when it died, as in `Autopsy`."""
+
+    phase: Phase
+    format: StreamFormat | None
+    stream: Stream | None
+    in_hand: InHand | None
+    suspects: tuple[str, ...]
+
+
+def _by_lease(
+    worker: Worker, death: Death, lease: Lease | None, place: _Place | None, weight: float
+) -> _At:
+    """What it was at for its supervisor, if at anything."""
+    phase = _phase(worker, lease, place)
+    suspects = _ran_last(worker, death.kept, lease, place)
+    if lease is None or place is None:
+        return _At(phase, None, None, None, suspects)
+    stream = _stream(lease, lease.step(place.record)[0].stream)
+    in_hand = _in_hand(lease, place, stream, weight)
+    return _At(phase, _format(lease, place, stream), stream, in_hand, suspects)
 
 
 def _by_lane(
-    slot: Slot,
-    worker: Worker,
-    death: Death,
-    stream: Stream,
-    position: Position,
-    *,
-    weight: float,
-    now: float,
-) -> Autopsy:
-    """What is known of a worker that was decoding for a client, whose journal is not here."""
+    worker: Worker, death: Death, stream: Stream, position: Position, weight: float
+) -> _At:
+    """What it was at for a client, whose journal is not here."""
     op, before = _op_by_lane(position, death.kept)
-    return Autopsy(
-        slot=slot.number,
-        generation=slot.generation,
-        pid=worker.pid or None,
-        age_seconds=now - worker.started,
-        leases_settled=worker.settled + worker.by_lane.batches,
-        packets_served=worker.packets,
-        phase="decoding",
-        info=worker.info,
-        killed_for=worker.killed_for,
-        format=stream.format,
-        client=stream.client.key.hex(),
-        stream=stream.id,
-        in_hand=InHand(op, weight, None) if op is not None else None,
-        suspects=_ran_last(worker, before),
-    )
+    in_hand = InHand(op, weight, None) if op is not None else None
+    return _At("decoding", stream.format, stream, in_hand, _ran_last(worker, before))
 
 
 def _op_by_lane(

@@ -13,7 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from opuspool import ops, wire
-from opuspool.errors import WireError
+from opuspool.errors import RETRY_AFTER_SECONDS, WireError
 from opuspool.ops import AS_INT16, POISON
 from opuspool.streamformat import FORMATS, MAX_PACKET_PCM_BYTES
 from opuspool.wire import Action, Answer, Flag, Status, Step
@@ -61,9 +61,6 @@ _KEPT = ("deaths", "trust", "died_at", "gave_up", "suspect", "fatal", "gone")
 
 MAX_CLOSES = 4096
 """Decoders that one lease destroys, at most."""
-
-RETRY_AFTER_SECONDS = 0.1
-"""What an overloaded client is told to wait."""
 
 
 class Dispatcher:
@@ -250,14 +247,11 @@ class Dispatcher:
         if record.flags & Flag.RESTORE:
             fits = record.format in FORMATS and self.streams < self._config.limits.streams
             if stream is not None and stream.lent:
-                self._take_back(stream, blob)
-                client.streams[stream.id].journal.exact = not record.ops
+                self._take_back(stream, record, blob)
             elif stream is None and fits:
                 bulk = bool(record.flags & Flag.BULK)
                 stream = self._open(client, record.stream, record.format, bulk=bulk)
-                stream.journal.checkpoint = blob or None
-                stream.journal.exact = not record.ops
-                stream.handing_over = True
+                self._restore(stream, record, blob)
                 self._books.streams_handed_over += 1
         elif stream is not None and stream.handing_over:
             try:
@@ -267,7 +261,13 @@ class Dispatcher:
                 return
             stream.journal.settle(blob, record.ops, self._journal_packets)
 
-    def _take_back(self, stream: Stream, checkpoint: bytes) -> None:
+    def _restore(self, stream: Stream, record: wire.Request, checkpoint: bytes) -> None:
+        """Begin a stream's journal where its client says; its log follows."""
+        stream.journal.checkpoint = checkpoint or None
+        stream.journal.exact = not record.ops
+        stream.handing_over = True
+
+    def _take_back(self, stream: Stream, record: wire.Request, checkpoint: bytes) -> None:
         """Go on with a lent stream, by what its client says of it; its decoder is made anew.
 
         In a record of its own: of the old one a request may be in hand whose deadline has passed.
@@ -275,8 +275,7 @@ class Dispatcher:
         client, number, bulk = stream.client, stream.id, stream.bulk
         self.streams -= 1
         back = self._open(client, number, stream.format.code, bulk=bulk)
-        back.journal.checkpoint = checkpoint or None
-        back.handing_over = True
+        self._restore(back, record, checkpoint)
         for name in _KEPT:
             setattr(back, name, getattr(stream, name))
         stream.closing = True

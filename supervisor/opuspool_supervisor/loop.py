@@ -324,9 +324,10 @@ class Supervisor:
             self._core.books.protocol_errors += 1
 
     def _report_status(self) -> dict[str, Any]:
-        self._count_by_lane(time.monotonic())
+        now = time.monotonic()
+        self._count_by_lane(now)
         report = self._monitor.report if self._monitor is not None else status.report
-        return report(self._core, self._started, time.monotonic())
+        return report(self._core, self._started, now)
 
     def _from_worker(self, identity: bytes, message: wire.Message | WireError) -> None:
         now = time.monotonic()
@@ -397,14 +398,14 @@ class Supervisor:
             process.kill(dump=instruction.dump)
 
     def _retire(self, instruction: Retire, _now: float) -> None:
-        address = self._addresses[instruction.serial]
-        with suppress(zmq.ZMQError):  # its process is ending by itself
-            self._back.send([address, *wire.pack_plain(Kind.STOP)])
+        self._tell_worker(instruction.serial, wire.pack_plain(Kind.STOP))
 
     def _refuse(self, instruction: Refuse, _now: float) -> None:
-        address = self._addresses[instruction.serial]
+        self._tell_worker(instruction.serial, wire.pack_plain(Kind.REFUSE, instruction.packets))
+
+    def _tell_worker(self, serial: int, message: wire.Frames) -> None:
         with suppress(zmq.ZMQError):  # its process is ending by itself
-            self._back.send([address, *wire.pack_plain(Kind.REFUSE, instruction.packets)])
+            self._back.send([self._addresses[serial], *message])
 
     def _tell(self, instruction: Tell, _now: float) -> None:
         self._log.write(instruction.level, instruction.event, instruction.facts)

@@ -7,29 +7,30 @@ from __future__ import annotations
 
 import struct
 import time
+from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from opuspool import ops, wire
 from opuspool.digests import digest
 from opuspool.errors import WireError
-from opuspool.ops import AS_INT16, POISON, OpKind, is_one
-from opuspool.recorder import OP, PROGRESS, WORD
+from opuspool.ops import AS_INT16, POISON, is_one
 from opuspool.wire import Kind, Status
+from opuspool_workers import operations
 from opuspool_workers.decoder import checked
+from opuspool_workers.operations import OP_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from opuspool.ops import OpKind
     from opuspool.recorder import FlightRecorder
     from opuspool_workers.checkpoint import Relocator
     from opuspool_workers.decoder import Decoder
 
-_OP_KINDS = list(OpKind)
-
 # As plain numbers: they are used for every packet, and members of an IntEnum are slow.
 _OK, _FAILED_OPS, _CLOSED = int(Status.OK), int(Status.FAILED_OPS), int(Status.STREAM_CLOSED)
 _BAD_REQUEST, _CHECKPOINT = int(Status.BAD_REQUEST), int(Status.CHECKPOINT)
-_PACKET_BYTES = 0xFFFF
 
 _COUNTED = ("ok", "invalid", "poison", "packets", "ticks", "refused", "checkpoints")
 _OKS, _INVALID, _POISON, _PACKETS, _TICKS, _REFUSED, _CHECKPOINTS = range(len(_COUNTED))
@@ -118,44 +119,30 @@ class Lanes:
 
     def _one(self, decoder: Decoder, blob: bytes, data: bytearray) -> int:
         """As `_several`, of one operation; done for every packet of a live stream."""
-        samples = self._operation(decoder, _OP_KINDS[blob[3]], blob[4:], blob[2])
+        samples = checked(self._operation(decoder, OP_KINDS[blob[3]], blob[4:], blob[2]), decoder)
         data += samples.to_bytes(4, "little", signed=True)
         if samples < 0:
-            return self._failed(samples == POISON)
+            return self._count_failed(samples == POISON)
         data += decoder.pcm(samples)
         done = self._done
         done[_OKS] += 1
         done[_PACKETS] += 1
-        ticks = samples * decoder.ticks
-        done[_TICKS] += ticks * decoder.packed if blob[2] & AS_INT16 else ticks
+        done[_TICKS] += _ticks(decoder, samples, blob[2])
         return _OK
 
     def _several(self, decoder: Decoder, blob: bytes, count: int, data: bytearray) -> int:
         """Run operations, append their outcome; returns its status."""
         start = len(data)
-        words = self._words
         data += bytes(4 * count)
-        outcomes: list[int] = []
-        at, ticks = 4 * count, 0
-        for index, word in enumerate(struct.unpack_from(f"<{count}I", blob)):
-            end = at + (word & _PACKET_BYTES)
-            words[OP] = index
-            words[WORD] = word
-            words[PROGRESS] += 1
-            samples = self._operation(
-                decoder, _OP_KINDS[word >> 24], blob[at:end], word >> 16 & 0xFF
-            )
-            at = end
-            outcomes.append(samples)
-            wide = decoder.packed if word >> 16 & AS_INT16 else 1
-            ticks += max(samples, 0) * decoder.ticks * wide
-            data += decoder.pcm(max(samples, 0))
+        run = partial(self._operation, decoder)
+        outcomes = operations.run(decoder, run, blob, count, self._words, data)
         struct.pack_into(f"<{count}i", data, start, *outcomes)
         done = self._done
         done[_PACKETS] += sum(n >= 0 for n in outcomes)
-        done[_TICKS] += ticks
+        frames = blob[2 : 4 * count : 4]
+        done[_TICKS] += sum(map(_ticks, repeat(decoder), outcomes, frames))
         if min(outcomes) < 0:
-            return self._failed(POISON in outcomes)
+            return self._count_failed(POISON in outcomes)
         done[_OKS] += 1
         return _OK
 
@@ -166,9 +153,9 @@ class Lanes:
                 self._done[_REFUSED] += 1
                 return POISON
             self._record.keep(packet)
-        return checked(decoder.run(kind, packet, frame), decoder)
+        return decoder.run(kind, packet, frame)
 
-    def _failed(self, poison: bool) -> int:
+    def _count_failed(self, poison: bool) -> int:
         self._done[_POISON if poison else _INVALID] += 1
         return _FAILED_OPS
 
@@ -176,6 +163,14 @@ class Lanes:
         if self._relocator is not None:
             data += self._relocator.pack(decoder.export_state())
             self._done[_CHECKPOINTS] += 1
+
+
+def _ticks(decoder: Decoder, samples: int, frame: int) -> int:
+    """How long the PCM of an operation lasts, by its outcome and its frame (ops.py)."""
+    if samples <= 0:
+        return 0
+    ticks = samples * decoder.ticks
+    return ticks * decoder.packed if frame & AS_INT16 else ticks
 
 
 def _failed(data: bytearray, request: int, status: int, message: str) -> wire.Row:

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from opuspool import digests, ops, wire
+from opuspool import digests, wire
 from opuspool.errors import WireError
 from opuspool.exitcause import caught
 from opuspool.exitcodes import ExitCode
 from opuspool.frames import Port
-from opuspool.ops import OpKind, is_one
+from opuspool.ops import is_one
 from opuspool.recorder import LEASE, OP, PROGRESS, RECORD
 from opuspool.streamformat import FORMATS
 from opuspool.wire import TOKEN, Action, Kind, Status, Step
+from opuspool_workers import operations
 from opuspool_workers.decoder import Decoder, ProtocolError, checked
 from opuspool_workers.lanes import Lanes
+from opuspool_workers.operations import OP_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     from opuspool_workers.checkpoint import Relocator
     from opuspool_workers.guard import GuardedBuffer
     from opuspool_workers.libopus import LibOpus
-
-_OP_KINDS = list(OpKind)
 
 # As plain numbers: they are used for every packet, and members of an IntEnum are slow.
 _DECODE = int(Action.DECODE)
@@ -118,12 +118,13 @@ class LeaseRunner:
             _say(f"checkpoint not used: {error}")
 
     def _replay(self, _index: int, step: Step, payload: bytes) -> None:
-        self._run(step.stream, step.ops, payload, None)
+        decoder = self._decoder(step.stream)
+        operations.run(decoder, decoder.run, payload, step.ops, self._words, None)
 
     def _decode_one(self, index: int, stream: int, payload: bytes) -> None:
         """As `_decode`, of one operation; done for every packet of a live stream."""
         decoder = self._decoder(stream)
-        samples = decoder.run(_OP_KINDS[payload[3]], payload[4:], payload[2])
+        samples = decoder.run(OP_KINDS[payload[3]], payload[4:], payload[2])
         pcm = decoder.pcm(max(checked(samples, decoder), 0))
         data = self._data
         data += samples.to_bytes(4, "little", signed=True)
@@ -132,11 +133,10 @@ class LeaseRunner:
         self._results.append((index, 4 + len(pcm), 1, status))
 
     def _decode(self, index: int, stream: int, count: int, payload: bytes) -> None:
-        data = self._data
+        decoder, data = self._decoder(stream), self._data
         start = len(data)
-        head = 4 * count
-        data += bytes(head)
-        outcomes = self._run(stream, count, payload, data)
+        data += bytes(4 * count)
+        outcomes = operations.run(decoder, decoder.run, payload, count, self._words, data)
         struct.pack_into(f"<{count}i", data, start, *outcomes)
         status = _OK if min(outcomes) >= 0 else _FAILED_OPS
         self._results.append((index, len(data) - start, count, status))
@@ -163,25 +163,6 @@ class LeaseRunner:
             return self.decoders[stream]
         except KeyError:
             raise ProtocolError(f"stream {stream} does not live here") from None
-
-    def _run(self, stream: int, count: int, payload: bytes, pcm: bytearray | None) -> list[int]:
-        """Run operations, append their PCM; returns samples or code of each."""
-        decoder = self._decoder(stream)
-        run = decoder.run
-        words = self._words
-        outcomes: list[int] = []
-        at = 4 * count
-        for index, word in enumerate(ops.words_of(payload, count)):
-            words[OP] = index
-            words[PROGRESS] += 1
-            end = at + (word & 0xFFFF)
-            samples = run(_OP_KINDS[word >> 24], payload[at:end], word >> 16 & 0xFF)
-            at = end
-            outcomes.append(samples)
-            given = max(checked(samples, decoder), 0)
-            if pcm is not None:
-                pcm += decoder.pcm(given)
-        return outcomes
 
 
 class Server:

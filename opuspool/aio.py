@@ -7,12 +7,11 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from opuspool import calls, eventloop, files, ops
-from opuspool.base import PoolBase, check_open, close_stream, drain_slot, replace_worker
+from opuspool import calls, eventloop, ops
+from opuspool.base import PoolBase, check_open, close_stream, drain_slot, plan_file, replace_worker
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
 from opuspool.eventloop import LoopDriver
-from opuspool.numbered import AsyncNumberedStream
 from opuspool.streamformat import StreamFormat
 from opuspool.wire import Flag
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from opuspool.config import Config
     from opuspool.connection import Connection
     from opuspool.losses import Losses
+    from opuspool.numbered import AsyncNumberedStream
     from opuspool.oggopus import Source
     from opuspool.ops import Op, Outcome
     from opuspool.pcm import Pcm
@@ -138,7 +138,11 @@ class AsyncPool(PoolBase):
     ) -> AsyncStream | AsyncNumberedStream:
         """Open a live stream, for `async with`; see `Pool.stream`."""
         stream = self._stream(StreamFormat(sample_rate, channels, dtype))
-        return stream if losses is None else AsyncNumberedStream(stream, losses)
+        if losses is None:
+            return stream
+        from opuspool.numbered import AsyncNumberedStream
+
+        return AsyncNumberedStream(stream, losses)
 
     async def decode(
         self,
@@ -161,7 +165,7 @@ class AsyncPool(PoolBase):
         timeout: float | None = None,  # noqa: ASYNC109  the supervisor must know the deadline
     ) -> Pcm:
         """Decode an Ogg Opus file; see `Pool.decode_file`."""
-        plan = await asyncio.to_thread(files.Plan, source, sample_rate, channels, dtype)
+        plan = await asyncio.to_thread(plan_file, source, sample_rate, channels, dtype)
         for link in plan.links:
             plan.add(link, await self._decode(plan.operations(link), plan.format, timeout))
         return plan.result()

@@ -24,9 +24,12 @@ from opuspool.wire import Flag
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from opuspool import files
     from opuspool.calls import StreamState
     from opuspool.config import Config
     from opuspool.connection import Waiter
+    from opuspool.oggopus import Source
+    from opuspool.streamformat import SampleType
 
 
 MAX_SUCCESSORS = 10
@@ -119,6 +122,15 @@ def _wish(connection: Connection, what: str, slot: int, timeout: float) -> None:
     answer = connection.ask(what, timeout, slot=slot)
     if "error" in answer:
         raise ValueError(answer["error"])
+
+
+def plan_file(
+    source: Source, sample_rate: int, channels: int | None, dtype: SampleType
+) -> files.Plan:
+    """Read a whole file; see `files.Plan`, which is imported for the first one."""
+    from opuspool import files
+
+    return files.Plan(source, sample_rate, channels, dtype)
 
 
 def _daemons(endpoint_: str, config: Config) -> Address:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
-from opuspool import ops, pcm, wire
+from opuspool import ops, wire
 from opuspool.errors import (
     RETRY_AFTER_SECONDS,
     DecodeTimeoutError,
@@ -26,7 +26,7 @@ from opuspool.streamformat import MAX_PACKET_BYTES
 from opuspool.wire import Flag, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from opuspool.lane import Lane
     from opuspool.pcm import Pcm
@@ -62,6 +62,12 @@ _LIBOPUS_WORDS = {  # opus_defines.h
 }
 
 
+def _array() -> Callable[[bytes, StreamFormat], Pcm]:
+    from opuspool import pcm  # brings numpy, which is imported while a private supervisor starts
+
+    return pcm.from_outcome
+
+
 @dataclass(slots=True)
 class StreamState:
     """What a client knows of one of its streams.
@@ -79,6 +85,7 @@ class StreamState:
         unsaved: operations sent there since the last one was asked for.
         most_waiting: so many calls may wait for the lane.
         last: its end, which waits for its calls.
+        array: `pcm.from_outcome`.
     """
 
     id: int
@@ -95,6 +102,7 @@ class StreamState:
     unsaved: int = 0
     most_waiting: int = 0
     last: Call | None = None
+    array: Callable[[bytes, StreamFormat], Pcm] = field(default_factory=_array)
 
     def journal_failed(self, blob: bytes, outcome: bytes, count: int) -> None:
         """Append a request's operations that have been executed: all but poison."""
@@ -196,7 +204,7 @@ class Call:
             and ops.is_whole(outcome, fmt.frame_bytes, fmt.capacity, 0, len(outcome))
         )
         if whole:
-            return pcm.from_outcome(outcome, fmt)
+            return self.stream.array(outcome, fmt)
         return collect([self.outcome()], ops.unpack(self.blob, self.count), fmt)
 
     def complete(self) -> None:
@@ -292,6 +300,8 @@ def collect(outcomes: list[ops.Outcome], operations_: list[Op], fmt: StreamForma
     Raises:
         PacketError: packets were refused or are poison; the first decides which error it is.
     """
+    from opuspool import pcm
+
     joined = pcm.from_parts([outcome.pcm for outcome in outcomes], fmt)
     if all(min(outcome.results) >= 0 for outcome in outcomes):
         return joined  # nearly always, and without a look at every operation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import queue
@@ -64,6 +65,7 @@ class PrivateSupervisor:
                 target=self._watch, daemon=True, name="opuspool-supervisor"
             )
             self._thread.start()
+            importlib.import_module("opuspool.pcm")  # numpy takes about as long as it does
             self.address = self._listening()
         except BaseException:
             self._remove_directory()

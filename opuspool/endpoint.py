@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from opuspool import rundir
@@ -83,6 +82,8 @@ def _automatic() -> str:
     # After `su` it may still name another user's, where nothing can be written.
     if Path(runtime).is_absolute() and Path(runtime).is_dir() and os.access(runtime, os.W_OK):
         return f"ipc://{runtime}/opuspool/pool.sock"
+    import tempfile
+
     return f"ipc://{tempfile.gettempdir()}/opuspool-{rundir.user_id()}/pool.sock"
 
 

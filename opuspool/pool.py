@@ -7,11 +7,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from opuspool import calls, files, ops
-from opuspool.base import PoolBase, check_open, close_stream, drain_slot, replace_worker
+from opuspool import calls, ops
+from opuspool.base import PoolBase, check_open, close_stream, drain_slot, plan_file, replace_worker
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
-from opuspool.numbered import NumberedStream
 from opuspool.streamformat import StreamFormat
 from opuspool.wire import Flag
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from opuspool.connection import Connection
     from opuspool.eventloop import LoopDriver
     from opuspool.losses import Losses
+    from opuspool.numbered import NumberedStream
     from opuspool.oggopus import Source
     from opuspool.ops import Op, Outcome
     from opuspool.pcm import Pcm
@@ -148,7 +148,11 @@ class Pool(PoolBase):
             losses: packets have numbers, and losses are filled by them: a `NumberedStream`.
         """
         stream = self._stream(StreamFormat(sample_rate, channels, dtype))
-        return stream if losses is None else NumberedStream(stream, losses)
+        if losses is None:
+            return stream
+        from opuspool.numbered import NumberedStream
+
+        return NumberedStream(stream, losses)
 
     def decode(
         self,
@@ -200,7 +204,7 @@ class Pool(PoolBase):
             OSError: it cannot be read.
             OpusPoolError: as in `decode`.
         """
-        plan = files.Plan(source, sample_rate, channels, dtype)
+        plan = plan_file(source, sample_rate, channels, dtype)
         for link in plan.links:
             plan.add(link, self._decode(plan.operations(link), plan.format, timeout))
         return plan.result()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if sys.platform == "win32":
     from opuspool import winfiles
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["create", "write"]
+__all__ = ["create", "masked", "write"]
 
 
 def create(path: Path) -> int:
@@ -54,3 +55,13 @@ def write(path: Path, data: bytes, *, sync: bool = False) -> None:
         with suppress(OSError):
             draft.unlink()
         raise
+
+
+@contextmanager
+def masked() -> Iterator[None]:
+    """Whatever file is made meanwhile, as a socket's, only this user can use."""
+    old = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(old)

@@ -25,10 +25,10 @@ import mmap
 import os
 import struct
 import sys
-import tempfile
 from bisect import bisect_left
-from pathlib import Path
 from typing import NamedTuple
+
+from opuspool import unnamedfile
 
 if sys.platform == "win32":
     from opuspool import winmemory
@@ -207,8 +207,7 @@ def create() -> int:
     if sys.platform == "win32":
         return winmemory.create(SIZE)
     else:  # noqa: RET505  # mypy reads it
-        fd, path = tempfile.mkstemp(prefix="opuspool-recorder-")
-        Path(path).unlink()
+        fd = unnamedfile.create("opuspool-recorder")
         os.ftruncate(fd, SIZE)
         return fd
 

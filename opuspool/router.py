@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import zmq
 
-from opuspool import wire
+from opuspool import privatefile, wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from opuspool.curve import CurveKeys
 
 HANDSHAKE_MS = 5000
@@ -40,17 +37,8 @@ def bind(socket: zmq.Socket[bytes], address: str) -> None:
         zmq.ZMQError: the address cannot be had; the socket is closed.
     """
     try:
-        with _private_files():
+        with privatefile.masked():
             socket.bind(address)
     except zmq.ZMQError:
         socket.close(linger=0)
         raise
-
-
-@contextmanager
-def _private_files() -> Iterator[None]:
-    old = os.umask(0o177)
-    try:
-        yield
-    finally:
-        os.umask(old)

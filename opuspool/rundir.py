@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import glob
 import os
-import secrets
 import stat
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -128,7 +126,9 @@ class RunFiles:
 
 def new_private_directory() -> Path:
     """A name for the sockets' directory of a private supervisor, which makes it."""
-    return Path(tempfile.gettempdir()) / f"opuspool-{secrets.token_hex(PRIVATE_TOKEN_BYTES)}"
+    import tempfile
+
+    return Path(tempfile.gettempdir()) / f"opuspool-{os.urandom(PRIVATE_TOKEN_BYTES).hex()}"
 
 
 def private_files(directory: Path) -> RunFiles:

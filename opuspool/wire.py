@@ -221,6 +221,9 @@ _SHAPES: dict[Kind, _Shape] = {
     Kind.LEASE: _Shape(struct.Struct("<QIHBB"), Step._make, itemgetter(1)),
     Kind.RESULTS: _Shape(struct.Struct("<IIHBx"), Result._make, itemgetter(1)),
 }
+MAX_HEADER_BYTES = _HEADER.size + MAX_RECORDS * max(s.struct.size for s in _SHAPES.values())
+"""Bytes of a header frame, at most."""
+
 _KINDS = {int(kind): kind for kind in Kind}
 _PLAIN = frozenset(Kind) - frozenset(_SHAPES)
 _JSON = frozenset({Kind.HELLO, Kind.WELCOME, Kind.ASK, Kind.REPORT, Kind.READY, Kind.ENDED})

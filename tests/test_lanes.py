@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,17 +213,23 @@ def test_several_calls_of_one_stream_under_way_then_its_end() -> None:
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_worker_that_is_replaced_gives_its_streams_back(at_once: bool) -> None:
-    packets = PACKETS[:200]
+    packets = PACKETS * 10
     rest = iter(packets)
     with pooled() as pool, pool.stream() as stream:
         pcm = lend(stream, rest)
         slot = next(w["slot"] for w in pool.status()["workers"] if w["streams"])
         pool.replace_worker(slot, at_once=at_once)
-        pcm += [stream.decode(packet) for packet in rest]
+
+        def came_back() -> bool:
+            pcm.extend(stream.decode(packet) for packet in islice(rest, 10))
+            return bool(counters(pool)["streams_returned"])
+
+        wait_until(came_back, what="the stream has come back")
+        pcm += [stream.decode(packet) for packet in islice(rest, 100)]
         counted = counters(pool)
         assert counted["streams_returned"] == 1
         assert counted["retries"] == 0 or at_once
-    assert np.array_equal(np.concatenate(pcm), golden(packets))
+    assert np.array_equal(np.concatenate(pcm), golden(packets[: len(pcm)]))
 
 
 def test_what_a_client_ends_itself_is_counted(faulty: Path) -> None:

@@ -1,19 +1,16 @@
 """Starts a worker's process, which is not told anything yet; imports little.
 
-A private supervisor starts its first worker before it imports what it needs itself: the two start
-side by side, and the first PCM comes a fifth sooner.
+A private supervisor imports this first (private.py).
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from opuspool import recorder
+from opuspool import recorder, unnamedfile
 
 if sys.platform == "win32":
     from opuspool_supervisor.spawn_windows import Starter
@@ -21,11 +18,10 @@ else:
     from opuspool_supervisor.spawn_posix import Starter
 
 if TYPE_CHECKING:
-    import subprocess
+    from subprocess import Popen
 
 
-@dataclass(frozen=True, slots=True)
-class Launched:
+class Launched(NamedTuple):
     """A worker's process that waits for its settings.
 
     Attributes:
@@ -34,7 +30,7 @@ class Launched:
         inherited: the two as the process knows them.
     """
 
-    popen: subprocess.Popen[bytes]
+    popen: Popen[bytes]
     recorder_fd: int
     fault_fd: int
     inherited: tuple[int, int]
@@ -82,7 +78,7 @@ class Launcher:
         with ExitStack() as undo:
             recorder_fd = recorder.create()
             undo.callback(recorder.release, recorder_fd)
-            fault_fd = _unnamed_file()
+            fault_fd = unnamedfile.create("opuspool-fault")
             undo.callback(os.close, fault_fd)
             popen, *inherited = self._starter.start(recorder_fd, fault_fd)
             undo.callback(_discard, popen)
@@ -91,14 +87,9 @@ class Launcher:
         return Launched(popen, recorder_fd, fault_fd, (inherited[0], inherited[1]))
 
 
-def _discard(popen: subprocess.Popen[bytes]) -> None:
+def _discard(popen: Popen[bytes]) -> None:
     popen.kill()
     popen.wait()
     for pipe in (popen.stdin, popen.stderr):
         if pipe is not None:
             pipe.close()
-
-
-def _unnamed_file() -> int:
-    with tempfile.TemporaryFile(prefix="opuspool-fault-") as file:
-        return os.dup(file.fileno())

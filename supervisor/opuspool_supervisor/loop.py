@@ -134,7 +134,6 @@ class Supervisor:
         try:
             self._register()
             self._maintain()
-            self._log.prepare()  # while the workers start
             self._log.info("supervisor_started", endpoint=self._listener.endpoint)
             while not self._done():
                 ready = self._wait()
@@ -167,6 +166,8 @@ class Supervisor:
         busy = self._busy or self._is_moving()
         ready = dict(self._poller.poll(BUSY_WAIT_MS if busy else QUIET_WAIT_MS))
         self._busy = bool(ready)
+        if not ready and self._core.health == "ok":  # time for what would delay the first PCM
+            self._log.prepare()
         return ready
 
     def _is_moving(self) -> bool:

@@ -13,6 +13,7 @@ import ctypes
 import ctypes.util
 import importlib.util
 import os
+import platform
 import re
 import sys
 from contextlib import contextmanager, suppress
@@ -223,13 +224,16 @@ def _only_opus(path: str) -> Iterator[None]:
     imported where either is missing, so both are made up for it.
     """
     find, folder, search_path = ctypes.util.find_library, os.getcwd, os.environ.get("PATH")
+    architecture = platform.architecture
     ctypes.util.find_library = lambda name: path if name == "opus" else None
     os.getcwd = lambda: os.curdir
+    platform.architecture = lambda *_: ("", "")
     os.environ["PATH"] = search_path or ""
     try:
         yield
     finally:
         ctypes.util.find_library, os.getcwd = find, folder
+        platform.architecture = architecture
         if search_path is None:
             del os.environ["PATH"]
         else:

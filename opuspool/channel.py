@@ -39,6 +39,9 @@ class Channel:
     """A socket that connects to one supervisor, once: after a loss, make another.
 
     A lost connection's socket keeps what it had not sent, and would send it to whoever comes next.
+
+    Attributes:
+        unsure: there may be messages to receive.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: Address) -> None:
@@ -52,16 +55,27 @@ class Channel:
             address.keys.join(self.socket)
         self.monitor = self.socket.get_monitor_socket(_REFUSED | _BROKEN_OFF | _LOST)
         self._broken_off = 0
+        self.unsure = True
         self._port = Port(self.socket)
         self.socket.connect(address.endpoint)
 
     @property
     def fd(self) -> int:
-        """Readable when there may be messages; again only after `receive` has found none."""
+        """When it is readable, there may be messages: `may_be_read`."""
         return int(self.socket.getsockopt(zmq.FD))
+
+    @property
+    def monitor_fd(self) -> int:
+        """When it is readable, there may be `events`."""
+        return int(self.monitor.getsockopt(zmq.FD))
+
+    def may_be_read(self) -> None:
+        """Whoever waits for it has found something."""
+        self.unsure = True
 
     def send(self, frames: wire.Frames) -> bool:
         """Send a message; False where the socket takes no more just now."""
+        self.unsure = True  # ZeroMQ tells of a message once, perhaps while another one is sent
         try:
             self._port.send(frames)
         except zmq.Again:
@@ -72,7 +86,10 @@ class Channel:
         """The messages that have arrived, at most so many; what is not ours is passed over."""
         port = self._port
         for _ in range(most):
+            if not self.unsure:
+                return
             if not port.waits():
+                self.unsure = False
                 return
             try:
                 message = wire.parse(port.take())

@@ -31,6 +31,7 @@ from opuspool.errors import (
 from opuspool.exchange import Exchange
 from opuspool.lane import Lane
 from opuspool.version import VERSION
+from opuspool.watcher import Watcher
 from opuspool.wire import Kind
 
 if TYPE_CHECKING:
@@ -46,10 +47,10 @@ GRACE_SECONDS = 1.0
 PING_SECONDS = 10.0
 """Time between two signs of life."""
 
-SWEEP_MS = 200
+SWEEP_SECONDS = 0.2
 """Time between two looks for passed deadlines."""
 
-QUIET_MS = 1000
+QUIET_SECONDS = 1.0
 """The longest sleep while no call is open."""
 
 MESSAGES_A_TURN = 100
@@ -100,10 +101,11 @@ class Connection:
         self._next_ping = 0.0
         self._wake_in, self._wake_out = wakeup.pair()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._poller = zmq.Poller()
-        self._poller.register(self._wake_out.fileno(), zmq.POLLIN)
+        self._watcher = Watcher()
+        self._watcher.watch(self._wake_out.fileno(), self._empty_wake)
         self._channel_lock = threading.Lock()
         self._driver = waiter.driver
+        self._eyes: LoopDriver | Watcher = self._driver or self._watcher
         self._nudge = self._driver.nudge if self._driver is not None else self._wake_if_asleep
         self._channel = Channel(self._context, address)
         self._thread = threading.Thread(target=self._run, daemon=True, name="opuspool-connection")
@@ -121,7 +123,10 @@ class Connection:
         if not self.usable:
             self.check()
         self._outbox.append(call)
-        self._nudge()
+        if self._driver is not None and len(self._exchange) == 1:
+            self._driver.turn()  # no others will gather: send it at once
+        else:
+            self._nudge()
 
     def ask(self, what: str, timeout: float, **facts: object) -> dict[str, Any]:
         """Ask the supervisor for a report, or to do something.
@@ -208,9 +213,9 @@ class Connection:
     # A turn: on the connection's thread, or on the event loop's
 
     def _turn(self) -> bool:
-        """Send what has gathered, take what has arrived; True where something has.
+        """Send what has gathered, take what has arrived; True where another turn should follow.
 
-        Whoever had waited for that may have more to send: then another turn is worth its cost.
+        Several who had waited may have more to send, which should go as one message.
         """
         complete: list[Call] = []
         with self._channel_lock:
@@ -222,14 +227,16 @@ class Connection:
             arrived = self._receive(complete)
             if arrived and self._welcomed and self._exchange.owes:
                 complete += self._exchange.send(self._channel)
+            self._watch_lanes()
         if complete:
             self._waiter.complete(complete)
-        return arrived
+        return len(complete) > 1 or self._channel.unsure
 
     def _take_rest(self) -> None:
         """Take what a supervisor answered before it went."""
         complete: list[Call] = []
         with self._channel_lock:
+            self._channel.may_be_read()
             while self._receive(complete):
                 pass
         if complete:
@@ -240,37 +247,43 @@ class Connection:
         for message in self._channel.receive(MESSAGES_A_TURN):
             arrived = True
             self._take(message, complete)
-        for lane in list(self._exchange.lanes.values()):
-            try:
-                for message in lane.receive(MESSAGES_A_TURN):
-                    arrived = True
-                    complete += self._exchange.take_batch(lane, message)
-            except WireError:
-                self._exchange.give_up(lane)
+        lanes = self._exchange.lanes
+        if lanes:
+            now = time.monotonic()
+            for lane in list(lanes.values()):
+                try:
+                    for message in lane.receive(now):
+                        arrived = True
+                        complete += self._exchange.take_batch(lane, message)
+                except WireError:
+                    self._exchange.give_up(lane)
         return arrived
 
-    def _open_lane(self, serial: int, where: str, numbers: itertools.count[int]) -> Lane | None:
-        if not where.startswith("ipc://"):
+    def _open_lane(self, serial: int, path: str, numbers: itertools.count[int]) -> Lane | None:
+        try:
+            lane = Lane(serial, path, numbers)
+        except OSError:  # no descriptor is left, or it is gone: the supervisor can still be asked
             return None
         try:
-            lane = Lane(self._context, serial, where, numbers)
-        except zmq.ZMQError:  # no descriptor is left: what has gone by the supervisor still does
-            return None
-        if self._driver is None:
-            self._poller.register(lane.socket, zmq.POLLIN)
-            return lane
-        try:
-            self._driver.watch(lane.fd)
+            self._eyes.watch(lane.fd, lane.may_be_read)
         except OSError:
             lane.close()
             return None
         return lane
 
+    def _watch_lanes(self) -> None:
+        """Wait for what each lane waits for now."""
+        for lane in self._exchange.lanes.values():
+            if lane.blocked != lane.watched and not lane.lost:
+                lane.watched = lane.blocked
+                self._eyes.watch_writing(lane.fd, on=lane.blocked)
+            elif lane.lost and lane.watched is not None:
+                lane.watched = None
+                self._eyes.forget(lane.fd)
+
     def _close_lane(self, lane: Lane) -> None:
-        if self._driver is None:
-            self._poller.unregister(lane.socket)
-        else:
-            self._driver.forget(lane.fd)
+        if lane.watched is not None:
+            self._eyes.forget(lane.fd)
         lane.close()
 
     def _ask_all(self) -> None:
@@ -306,17 +319,16 @@ class Connection:
             self._keep_time()
             # Also where an event loop takes the turns: it may be blocked, and ZeroMQ tells of a
             # message only once, if need be whoever sends a PING.
-            self._turn()
-            self._sleep()
+            if not self._turn():
+                self._sleep()
         self._end()
 
     def _open_channel(self) -> None:
-        self._poller.register(self._channel.monitor, zmq.POLLIN)
-        if self._driver is None:
-            self._poller.register(self._channel.socket, zmq.POLLIN)
-        else:
+        channel = self._channel
+        self._watcher.watch(channel.monitor_fd, self._watch)
+        if self._driver is not None:
             self._driver.start(self._turn)
-            self._driver.watch(self._channel.fd)
+        self._eyes.watch(channel.fd, channel.may_be_read)
         self._say_hello()
 
     def _say_hello(self) -> None:
@@ -327,13 +339,10 @@ class Connection:
     def _reconnect(self) -> None:
         self._take_rest()
         old = self._channel
-        for socket in (old.socket, old.monitor):
-            with suppress(KeyError):
-                self._poller.unregister(socket)
+        self._watcher.forget(old.monitor_fd)
         with self._channel_lock:
             self._exchange.drop_lanes()
-            if self._driver is not None:
-                self._driver.forget(old.fd)
+            self._eyes.forget(old.fd)
             old.close()
             self._welcomed = False
             self._channel = Channel(self._context, self._address)
@@ -344,13 +353,12 @@ class Connection:
         # Whoever appended before it saw the flag did not wake us: look once more.
         waits = self._questions or (self._outbox and self._driver is None)
         if not (self._welcomed and waits) and not self._closing:
-            ready = dict(self._poller.poll(SWEEP_MS if len(self._exchange) else QUIET_MS))
-            if self._wake_out.fileno() in ready:
-                with suppress(BlockingIOError):
-                    self._wake_out.recv(4096)
-            if self._channel.monitor in ready:
-                self._watch()
+            self._watcher.wait(SWEEP_SECONDS if len(self._exchange) else QUIET_SECONDS)
         self._sleeping = False
+
+    def _empty_wake(self) -> None:
+        with suppress(BlockingIOError):
+            self._wake_out.recv(4096)
 
     def _watch(self) -> None:
         refused, lost = self._channel.events()
@@ -367,7 +375,7 @@ class Connection:
     def _keep_time(self) -> None:
         now = time.monotonic()
         if now >= self._next_sweep:
-            self._next_sweep = now + SWEEP_MS / 1000
+            self._next_sweep = now + SWEEP_SECONDS
             self._expire(now)
         if now >= self._next_ping and self._welcomed:
             self._next_ping = now + PING_SECONDS
@@ -409,6 +417,7 @@ class Connection:
         if self._driver is not None:
             self._driver.leave()
         self._context.term()
+        self._watcher.close()
         self._wake_in.close()
         self._wake_out.close()
 

@@ -42,16 +42,26 @@ class LoopDriver:
             self._due = True
             self._loop.call_soon(self._run)
 
-    def watch(self, fd: int) -> None:
-        """Take a turn whenever this descriptor is readable; from any thread.
+    def turn(self) -> None:
+        """Take a turn now; on the loop's thread."""
+        if self._turn():
+            self.nudge()
+
+    def watch(self, fd: int, found: Callable[[], None]) -> None:
+        """Take a turn whenever this descriptor is readable, after `found`; from any thread.
 
         It is duplicated: its owner may close it at any time.
         """
         copy = os.dup(fd)
         try:
-            self._loop.call_soon_threadsafe(self._watch, fd, copy)
+            self._loop.call_soon_threadsafe(self._watch, fd, copy, found)
         except RuntimeError:  # the loop was closed: nobody waits any more
             os.close(copy)
+
+    def watch_writing(self, fd: int, *, on: bool) -> None:
+        """Take a turn also when this descriptor is writable, or no more; from any thread."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._watch_writing, fd, on)
 
     def forget(self, fd: int) -> None:
         """Watch it no more; from any thread, before its owner closes it."""
@@ -68,25 +78,38 @@ class LoopDriver:
         """Whether this is the loop's thread."""
         return threading.get_ident() == self._thread
 
-    def _watch(self, fd: int, copy: int) -> None:
+    def _watch(self, fd: int, copy: int, found: Callable[[], None]) -> None:
         self._copies[fd] = copy
-        self._loop.add_reader(copy, self._run)
+        self._loop.add_reader(copy, self._read, found)
         self.nudge()  # it may have become readable before
+
+    def _watch_writing(self, fd: int, on: bool) -> None:
+        copy = self._copies.get(fd)
+        if copy is None:
+            return
+        if on:
+            self._loop.add_writer(copy, self._run)
+        else:
+            self._loop.remove_writer(copy)
 
     def _forget(self, fd: int) -> None:
         copy = self._copies.pop(fd, None)
         if copy is not None:
             self._loop.remove_reader(copy)
+            self._loop.remove_writer(copy)
             os.close(copy)
 
     def _forget_all(self) -> None:
         for fd in list(self._copies):
             self._forget(fd)
 
+    def _read(self, found: Callable[[], None]) -> None:
+        found()
+        self._run()
+
     def _run(self) -> None:
         self._due = False
-        if self._turn():
-            self.nudge()
+        self.turn()
 
 
 def supports(loop: asyncio.AbstractEventLoop) -> bool:

@@ -11,6 +11,7 @@ then the calls that have no answer.
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -44,7 +45,7 @@ class Exchange:
     """The calls of one client that are not complete, its streams, and its lanes.
 
     Args:
-        open_lane: makes a lane from a worker's number, address and a source of numbers.
+        open_lane: makes a lane from a worker's number, its socket's path and a source of numbers.
         close_lane: ends one.
 
     Attributes:
@@ -99,7 +100,7 @@ class Exchange:
         if self.lanes:
             now = time.monotonic()
             for lane in self.lanes.values():
-                if lane.waiting:
+                if lane.waiting or lane.blocked:
                     lane.send(now)
         return refused
 
@@ -233,13 +234,13 @@ class Exchange:
         if stream is not None and stream.lane is None:
             stream.log.save(checkpoint)
 
-    def _connect(self, serial: int, endpoint: bytes) -> None:
+    def _connect(self, serial: int, path: bytes) -> None:
         """A worker may be reached there."""
         if serial in self.lanes:  # a supervisor that had forgotten this client
             if self.lanes[serial].open:
                 self._letters.append(wire.pack_plain(Kind.LANE, tag=serial))
         else:
-            lane = self._open_lane(serial, endpoint.decode(errors="replace"), self._batches)
+            lane = self._open_lane(serial, os.fsdecode(path), self._batches)
             if lane is not None:
                 self.lanes[serial] = lane
 

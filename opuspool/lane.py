@@ -6,20 +6,19 @@ batch, and its worker answers it as a whole.
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import zmq
-
 from opuspool import wire
 from opuspool.errors import WireError
-from opuspool.frames import Port
+from opuspool.lanesocket import LaneSocket
 from opuspool.wire import Kind
 
 if TYPE_CHECKING:
     import itertools
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
 
     from opuspool.calls import Call, StreamState
 
@@ -34,13 +33,12 @@ class Lane:
     """A connection to one worker.
 
     Args:
-        context: makes the socket.
         serial: the worker's number.
-        endpoint: where it listens.
+        path: of its socket.
         numbers: gives each batch a number; no two of a client's have the same.
 
     Raises:
-        zmq.ZMQError: there is no room for a socket.
+        OSError: there is no room for a socket, or nobody there.
 
     Attributes:
         open: the worker has answered.
@@ -48,13 +46,15 @@ class Lane:
         waiting: calls for the next batches; all of streams that are taken here.
         silent_seconds: it is given up where it owes an answer for so long.
         heard: monotonic time at which it last answered, or was first asked since.
+        ready: it may be read.
+        lost: the worker has closed it. Its supervisor will tell why; until then nothing is sent.
+        watched: whether its owner waits until it may be written, too; None: for nothing any more.
     """
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
         serial: int,
-        endpoint: str,
+        path: str,
         numbers: itertools.count[int],
     ) -> None:
         self.serial = serial
@@ -63,51 +63,68 @@ class Lane:
         self.waiting: deque[Call] = deque()
         self.silent_seconds = 0.0
         self.heard = 0.0
-        self.socket = context.socket(zmq.DEALER)
-        self._port = Port(self.socket)
+        self.ready = self.lost = False
+        self.watched: bool | None = False
         self._numbers = numbers
         self._under_way: dict[int, int] = {}
+        self._socket = LaneSocket(_connected(path), wire.MAX_DATA_BYTES)
         try:
-            self.socket.setsockopt(zmq.LINGER, 0)
-            self.socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_DATA_BYTES)
-            self.socket.connect(endpoint)
-            self._port.send(wire.pack_plain(Kind.PING))
-        except zmq.ZMQError:
+            self._socket.send(wire.pack_plain(Kind.PING))
+        except OSError:
             self.close()
             raise
 
     @property
     def fd(self) -> int:
-        """Readable when there may be messages; again only after `receive` has found none."""
-        return int(self.socket.getsockopt(zmq.FD))
+        """The socket's descriptor."""
+        return self._socket.fd
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it has something to send and waits until the socket takes it."""
+        return self._socket.blocked and not self.lost
 
     @property
     def busy(self) -> bool:
-        """Whether it owes an answer."""
-        return bool(self._under_way)
+        """Whether it owes an answer, or will not give any more."""
+        return self.lost or bool(self._under_way)
+
+    def may_be_read(self) -> None:
+        """Whoever waits for it has found something."""
+        self.ready = True
 
     def send(self, now: float) -> None:
         """Send what waits, as far as there is room."""
-        while self.waiting and len(self._under_way) < BATCHES:
-            if not self._send(now):
-                return
+        if self.lost:
+            return
+        try:
+            if self._socket.blocked:
+                self._socket.flush()
+            while self.waiting and len(self._under_way) < BATCHES and not self._socket.blocked:
+                self._send(now)
+        except OSError:
+            self._lose(now)
 
-    def receive(self, most: int) -> Iterator[wire.Message]:
-        """The messages that have arrived, at most so many.
+    def receive(self, now: float) -> list[wire.Message]:
+        """The messages that have arrived.
 
         Raises:
             WireError: what has arrived cannot be: this worker is not to be trusted.
         """
-        port = self._port
-        for _ in range(most):
-            if not port.waits():
-                return
-            message = wire.parse(port.take())
+        if not self.ready or self.lost:
+            return []
+        self.ready = False
+        try:
+            messages = self._socket.receive()
+        except EOFError:
+            self._lose(now)
+            return []
+        for message in messages:
             if message.kind is Kind.ANSWERS:
                 due = self._under_way.pop(message.tag, 0)
                 if due != len(message.rows):
                     raise WireError(f"{len(message.rows)} answers where {due} are due")
-            yield message
+        return messages
 
     def drop(self, call: Call) -> None:
         """Forget a call, if it has not been sent."""
@@ -121,18 +138,24 @@ class Lane:
 
     def close(self) -> None:
         """Close the socket; what is under way is not answered."""
-        self.socket.close(linger=0)
+        self._socket.close()
 
-    def _send(self, now: float) -> bool:
-        """Send a batch of what waits; False where the socket takes no more."""
+    def _lose(self, now: float) -> None:
+        self.lost = True
+        self.heard = now
+
+    def _send(self, now: float) -> None:
+        """Send a batch of what waits.
+
+        Raises:
+            OSError: the worker is gone.
+        """
         waiting, number = self.waiting, next(self._numbers)
-        batch: list[Call] = []
         rows: list[wire.Row] = []
         blobs: list[bytes] = []
         room = BATCH_PACKETS
-        while waiting and (room >= waiting[0].count or not batch):
+        while waiting and (room >= waiting[0].count or not rows):
             call = waiting.popleft()
-            batch.append(call)
             stream, blob, count = call.stream, call.blob, call.count
             call.batch, call.record = number, len(rows)
             token, code = stream.token, stream.format.code
@@ -144,14 +167,23 @@ class Lane:
                 stream.unsaved = 0
                 rows.append((0, token, 0, 0, 0, code, 0))
                 blobs.append(b"")
-        try:
-            self._port.send(wire.pack(Kind.REQUESTS, rows, blobs, number))
-        except zmq.Again:
-            for call in reversed(batch):
-                call.batch = 0
-                waiting.appendleft(call)
-            return False
         if not self._under_way:
             self.heard = now
         self._under_way[number] = len(rows)
-        return True
+        self._socket.send(wire.pack(Kind.REQUESTS, rows, blobs, number))
+
+
+def _connected(path: str) -> socket.socket:
+    """A socket with a worker at its other end, which may not have taken it yet.
+
+    Raises:
+        OSError: there is none.
+    """
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        found.setblocking(False)
+        found.connect(path)
+    except OSError:
+        found.close()
+        raise
+    return found

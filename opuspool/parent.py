@@ -48,9 +48,13 @@ class ParentWatch:
             self._fds.append(self._stdin_by_thread())
         return list(self._fds)
 
+    def dead(self) -> bool:
+        """Tell whether it has died already; asked for every message."""
+        return os.getppid() != self._parent
+
     def gone(self) -> bool:
         """Tell whether it has died or let go already, even before this object was made."""
-        if os.getppid() != self._parent:
+        if self.dead():
             return True
         if sys.platform == "win32" or not self._stdin:
             return False
@@ -89,9 +93,9 @@ class DeathSignal:
             self._prctl = prototype(("prctl", ctypes.CDLL(None)))
 
     def arm(self) -> bool:
-        """Arm it; False where the parent has died or let go already."""
+        """Arm it; False where the parent has died already."""
         self._prctl(_PR_SET_PDEATHSIG, self._signal)
-        return not self._watch.gone()
+        return not self._watch.dead()
 
     def disarm(self) -> None:
         """Disarm it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import faults
 import numpy as np
 import pytest
-import zmq
 from matrix import PACKETS
 from reference import golden
 from waiting import wait_until
 
 import opuspool
 from opuspool import calls, config, ops, wire
+from opuspool.lanesocket import LaneSocket
 from opuspool.ops import Op, OpKind
 from opuspool.pool import _ThreadCall
 from opuspool.wire import Kind
@@ -31,6 +32,7 @@ from opuspool.wire import Kind
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from opuspool.lane import Lane
     from opuspool.pool import Pool, Stream
 
 QUICK = {"recovery": {"checkpoint_packets": 20}}
@@ -58,6 +60,15 @@ def lend(stream: Stream, packets: Iterator[bytes]) -> list[opuspool.pcm.Pcm]:
 def home(pool: Pool) -> int:
     """The process where the only stream lives."""
     return int(next(w["pid"] for w in pool.status()["workers"] if w["streams"]))
+
+
+@contextmanager
+def beside(lane: Lane) -> Iterator[LaneSocket]:
+    """Another connection to the same worker."""
+    own = lane._socket._socket
+    with socket.socket(own.family, own.type) as connected:
+        connected.connect(own.getpeername())
+        yield LaneSocket(connected, wire.MAX_DATA_BYTES)
 
 
 def counters(pool: Pool) -> dict[str, Any]:
@@ -304,20 +315,18 @@ def test_a_batch_that_asks_for_too_much_is_not_run(what: str) -> None:
     """Whoever has a token can neither hang the worker nor use up its memory."""
     loss = (1 << 24 | 48 << 16).to_bytes(4, "little") * 1024
     count, blob, operations = {"checkpoints": (65536, b"", 0), "losses": (20, loss, 1024)}[what]
-    with pooled() as pool, pool.stream() as stream, zmq.Context() as context:
+    with pooled() as pool, pool.stream() as stream:
         rest = iter(PACKETS)
         lend(stream, rest)
         state = stream._state
         row = (0, state.token, 0, len(blob), operations, state.format.code, 0)
         batch = wire.pack(Kind.REQUESTS, [row] * count, [blob] * count, 1)
         assert state.lane is not None
-        with context.socket(zmq.DEALER) as hostile:
-            hostile.linger = 0
-            hostile.connect(state.lane.socket.getsockopt_string(zmq.LAST_ENDPOINT))
-            hostile.send_multipart(batch)
-            hostile.send_multipart(wire.pack_plain(Kind.PING))
-            assert hostile.poll(5000)
-            assert wire.parse(hostile.recv_multipart()).kind is Kind.PING
+        with beside(state.lane) as hostile:
+            hostile.send(batch)
+            hostile.send(wire.pack_plain(Kind.PING))
+            wait_until(lambda: not hostile.blocked or hostile.flush(), what="it is read")
+            assert wait_until(hostile.receive)[0].kind is Kind.PING
         assert stream.decode(next(rest)).shape == (320,)
         assert is_lent(stream)
         assert sum(counters(pool)["worker_restarts"].values()) == 0

@@ -662,7 +662,7 @@ class DeathSignal:
 
 socket = zmq.Context().socket(zmq.DEALER)
 lease = wire.Message(wire.Kind.LEASE, 1, [], b"")
-Server(socket, None, Runner(), None, DeathSignal())._run(Runner().run, lease)
+Server(socket, None, None, Runner(), None, DeathSignal())._run(Runner().run, lease)
 """
 """What ctypes does with an access violation on Windows."""
 
@@ -705,7 +705,7 @@ step = wire.Step(1, 4, 0, 0, wire.Action.RESTORE)
 message = wire.parse(wire.pack(wire.Kind.LEASE, [step], [b"none"], 1))
 os.close(2)
 socket = zmq.Context().socket(zmq.DEALER)
-Server(socket, None, runner, None, DeathSignal())._run(runner.run, message)
+Server(socket, None, None, runner, None, DeathSignal())._run(runner.run, message)
 """
 """Passes over a checkpoint where nobody reads what it says of it."""
 

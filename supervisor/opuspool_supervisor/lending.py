@@ -15,6 +15,7 @@ packet from a death of its worker until it has decoded again.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -167,7 +168,7 @@ class Lending:
         """Tell a client where a worker is, once."""
         if worker.lane and worker.serial not in client.told:
             client.told.add(worker.serial)
-            self._say(client, worker.serial, Status.LANE, worker.lane.encode())
+            self._say(client, worker.serial, Status.LANE, os.fsencode(worker.lane))
 
     def _say(self, client: Client, number: int, status: Status, payload: bytes) -> None:
         self._answers[client.key].add(Answer(number, len(payload), 0, status), payload)

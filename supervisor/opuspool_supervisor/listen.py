@@ -63,9 +63,9 @@ class Listener:
         return self.door.socket
 
     def lane(self, serial: int) -> str:
-        """Where clients may connect to the worker with this number; empty: nowhere, on tcp."""
+        """The socket of the worker with this number, for clients' lanes; empty: none, on tcp."""
         path = self.files.lane(serial) if self.files else None
-        return f"ipc://{path}" if path and endpoint.fits(path) else ""
+        return str(path) if path and endpoint.fits(path) else ""
 
     def forget_lane(self, serial: int) -> None:
         """A worker is gone: remove what it leaves."""

@@ -9,11 +9,12 @@ import platform
 import signal
 import sys
 from pathlib import Path
+from selectors import DefaultSelector
 from typing import TYPE_CHECKING
 
 import zmq
 
-from opuspool import pychild, router, wire
+from opuspool import pychild, wire
 from opuspool.curve import CurveKeys
 from opuspool.errors import WireError, WorkerBootError
 from opuspool.exitcause import caught, is_fault
@@ -24,25 +25,19 @@ from opuspool.rundir import RunFiles
 from opuspool.streamformat import StreamFormat
 from opuspool_workers import libopus, selftest, settings
 from opuspool_workers.checkpoint import Relocator
+from opuspool_workers.clients import Clients
 from opuspool_workers.decoder import ProtocolError
 from opuspool_workers.guard import GuardedBuffer
 from opuspool_workers.serve import LeaseRunner, Server
 
 if TYPE_CHECKING:
+    from selectors import BaseSelector
+
     from opuspool_workers.settings import WorkerSettings
 
 
 PATIENCE_SECONDS = 0.5
 """A supervisor that dies may hold its lock for so long after its pipes have ended."""
-
-LANE_MESSAGES = 8
-"""ZeroMQ holds so many messages from a client, and to it; a client has half as many under way."""
-
-LANE_BYTES = 64 * 1024 * 1024
-"""Of a message from a client; the largest call has `MAX_OPS` packets of `MAX_PACKET_BYTES`."""
-
-LINGER_MS = 100
-"""A worker that is told to leave has this long to hand its last answers to its clients."""
 
 
 def main() -> int:
@@ -99,18 +94,21 @@ def _serve(config: WorkerSettings, watch: ParentWatch) -> ExitCode:
     runner = LeaseRunner(lib, buffer, relocator, FlightRecorder(config.recorder_fd))
     context = zmq.Context()
     socket = _connect(context, config)
-    lanes = _listen(context, config)
+    selector = DefaultSelector()
+    clients = _listen(config, selector)
     ready = {
         "pid": os.getpid(),
         "libopus": {"path": lib.path, "version": lib.version},
         "checkpoints": relocator is not None,
-        "lanes": lanes is not None,
+        "lanes": clients is not None,
         "python": platform.python_version(),
     }
     socket.send_multipart(wire.pack_json(wire.Kind.READY, ready))
     gc.freeze()
-    code = Server(socket, lanes, runner, watch, death_signal).run()
-    context.destroy(linger=LINGER_MS if code == ExitCode.OK else 0)
+    code = Server(socket, clients, selector, runner, watch, death_signal).run()
+    if clients is not None:
+        clients.close()
+    context.destroy(linger=0)
     return code
 
 
@@ -126,22 +124,15 @@ def _connect(context: zmq.Context[zmq.Socket[bytes]], config: WorkerSettings) ->
     return socket
 
 
-def _listen(
-    context: zmq.Context[zmq.Socket[bytes]], config: WorkerSettings
-) -> zmq.Socket[bytes] | None:
+def _listen(config: WorkerSettings, selector: BaseSelector) -> Clients | None:
     """Where clients may connect; None where they may not, or there is no room for it."""
     if not config.lanes:
         return None
     try:
-        socket = router.make(context, None)
-        for option in (zmq.RCVHWM, zmq.SNDHWM):
-            socket.setsockopt(option, LANE_MESSAGES)
-        socket.setsockopt(zmq.MAXMSGSIZE, LANE_BYTES)
-        router.bind(socket, config.lanes)
-    except zmq.ZMQError as error:
+        return Clients(Path(config.lanes), selector)
+    except OSError as error:
         sys.stderr.write(f"opuspool-worker: no lanes at {config.lanes}: {error.strerror}\n")
         return None
-    return socket
 
 
 def _fail(code: ExitCode, message: str) -> int:

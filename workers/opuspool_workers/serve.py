@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import struct
 from contextlib import suppress
+from selectors import EVENT_READ
 from typing import TYPE_CHECKING
 
 import zmq
 
 from opuspool import digests, wire
-from opuspool.errors import WireError
 from opuspool.exitcause import caught
 from opuspool.exitcodes import ExitCode
 from opuspool.frames import Port
@@ -25,10 +25,12 @@ from opuspool_workers.operations import OP_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from selectors import BaseSelector
 
     from opuspool.parent import DeathSignal, ParentWatch
     from opuspool.recorder import FlightRecorder
     from opuspool_workers.checkpoint import Relocator
+    from opuspool_workers.clients import Client, Clients
     from opuspool_workers.guard import GuardedBuffer
     from opuspool_workers.libopus import LibOpus
 
@@ -170,7 +172,8 @@ class Server:
 
     Args:
         socket: to the supervisor.
-        lanes: where clients connect; None: they cannot.
+        clients: those with lanes; None: there are none.
+        selector: where both are waited for; what it finds has a function to call as its data.
         runner: runs what they send.
         watch: tells that the supervisor is gone.
         death_signal: armed while anything runs.
@@ -179,34 +182,47 @@ class Server:
     def __init__(
         self,
         socket: zmq.Socket[bytes],
-        lanes: zmq.Socket[bytes] | None,
+        clients: Clients | None,
+        selector: BaseSelector,
         runner: LeaseRunner,
         watch: ParentWatch,
         death_signal: DeathSignal,
     ) -> None:
         self._socket = socket
-        self._lanes = lanes
         self._port = Port(socket)
-        self._lane_port = Port(lanes) if lanes is not None else None
-        self._runner = runner
+        self._clients = clients
+        self._selector = selector
         self._watch = watch
+        self._runner = runner
         self._death_signal = death_signal
+        self._orphaned = False
+        self._unsure = True  # ZeroMQ tells of a message once, perhaps while another one is sent
 
     def run(self) -> ExitCode:
         """Serve; returns why it ended."""
-        poller = zmq.Poller()
-        sockets = [self._socket] if self._lanes is None else [self._socket, self._lanes]
-        for waited in (*sockets, *self._watch.filenos()):
-            poller.register(waited, zmq.POLLIN)
+        selector, clients = self._selector, self._clients
+        selector.register(int(self._socket.getsockopt(zmq.FD)), EVENT_READ, self._may_be_read)
+        for fd in self._watch.filenos():
+            selector.register(fd, EVENT_READ, self._lose_parent)
         while True:
-            ready = dict(poller.poll())
-            leased, asked = self._socket in ready, self._lanes in ready
-            if len(ready) > leased + asked:  # the watch tells of nothing else
+            waiting = self._unsure or (clients is not None and clients.waiting)
+            for key, _ in selector.select(0 if waiting else None):
+                key.data()
+            if self._orphaned:
                 return ExitCode.ORPHANED
-            if leased and not self._receive():
-                return ExitCode.OK
-            if asked:
-                self._receive_by_lane()
+            if self._unsure:
+                self._unsure = self._port.waits()
+                if self._unsure and not self._receive():
+                    return ExitCode.OK
+            if clients is not None:
+                for client, message in clients.take():
+                    self._answer(clients, client, message)
+
+    def _may_be_read(self) -> None:
+        self._unsure = True
+
+    def _lose_parent(self) -> None:
+        self._orphaned = True
 
     def _receive(self) -> bool:
         message = wire.parse(self._port.take())
@@ -222,23 +238,15 @@ class Server:
             raise ProtocolError(f"unexpected {message.kind.name}")
         return True
 
-    def _receive_by_lane(self) -> None:
-        port = self._lane_port
-        if port is None:
-            return
-        address, *frames = port.take()
-        try:
-            message = wire.parse(frames)
-        except WireError:  # whoever sent it learns nothing
-            return
+    def _answer(self, clients: Clients, client: Client, message: wire.Message) -> None:
+        """Do what a client asks for by its lane; what it may not ask for is passed over."""
         reply: wire.Frames | None = None
         if message.kind is Kind.REQUESTS and self._runner.lanes.takes(message):
             reply = self._run(self._runner.lanes.run, message)
         elif message.kind is Kind.PING:
             reply = wire.pack_plain(Kind.PING)
         if reply is not None:
-            with suppress(zmq.ZMQError):  # it is gone, or does not read
-                port.send([address, *reply])
+            clients.answer(client, reply)
 
     def _run(
         self, run: Callable[[wire.Message], wire.Frames], message: wire.Message

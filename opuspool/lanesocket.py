@@ -1,0 +1,139 @@
+"""One end of a lane: wire messages over a connected Unix stream socket, never waiting.
+
+A ZeroMQ socket has a thread between its user and the system; a message to a worker and its answer
+would wake four of them. Here whoever has a message writes it, and whoever waits for one is woken.
+
+A message is the lengths of its two frames, `<II>`, then the frames as wire.py builds them.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from opuspool import wire
+from opuspool.errors import WireError
+
+if TYPE_CHECKING:
+    import socket
+
+_LENGTHS = struct.Struct("<II")
+
+READ_BYTES = 1 << 17
+"""Read at a time."""
+
+
+class LaneSocket:
+    """Messages to and from one peer.
+
+    Args:
+        connected: a stream socket, which is closed with this object.
+        most_bytes: of data in a message from the peer.
+        scratch: where it reads into, `READ_BYTES`; those of one thread may share it.
+
+    Attributes:
+        fd: the socket's descriptor.
+        blocked: part of what was sent waits until the socket takes more: `flush` it then.
+    """
+
+    def __init__(
+        self, connected: socket.socket, most_bytes: int, scratch: bytearray | None = None
+    ) -> None:
+        connected.setblocking(False)
+        self.fd = connected.fileno()
+        self.blocked = False
+        self._socket = connected
+        self._most_bytes = most_bytes
+        self._scratch = memoryview(scratch if scratch is not None else bytearray(READ_BYTES))
+        self._begun = bytearray()
+        self._unsent = memoryview(b"")
+
+    def send(self, frames: wire.Frames) -> None:
+        """Send a message; what is not taken now is kept for `flush`.
+
+        Raises:
+            OSError: the peer is gone.
+        """
+        header, data = frames
+        lengths = _LENGTHS.pack(len(header), len(data))
+        if self.blocked:
+            self._unsent = memoryview(b"".join((self._unsent, lengths, header, data)))
+            return
+        try:
+            sent = self._socket.sendmsg((lengths, header, data))
+        except BlockingIOError:
+            sent = 0
+        if sent < len(lengths) + len(header) + len(data):
+            self._unsent = memoryview(b"".join((lengths, header, data)))[sent:]
+            self.blocked = True
+
+    def flush(self) -> bool:
+        """Send what is left of messages sent before, as far as it is taken; whether that is all.
+
+        Raises:
+            OSError: the peer is gone.
+        """
+        try:
+            sent = self._socket.send(self._unsent)
+        except BlockingIOError:
+            return False
+        self._unsent = self._unsent[sent:]
+        self.blocked = bool(self._unsent)
+        return not self.blocked
+
+    def receive(self) -> list[wire.Message]:
+        """The messages that are there after one look; call it when the socket is readable.
+
+        Raises:
+            EOFError: the peer is gone.
+            WireError: what it sends is no message of ours; nothing after it can be read.
+        """
+        try:
+            size = self._socket.recv_into(self._scratch)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            raise EOFError(f"{error.strerror}") from None
+        if not size:
+            raise EOFError("the peer has closed the lane")
+        arrived = self._scratch[:size]
+        if not self._begun:
+            used, messages = self._cut(arrived)
+            if used < size:
+                self._begun += arrived[used:]
+            return messages
+        self._begun += arrived
+        with memoryview(self._begun) as whole:
+            used, messages = self._cut(whole)
+        del self._begun[:used]
+        return messages
+
+    def finish(self, seconds: float) -> None:
+        """Send what is left, waiting so long; nothing can be sent after it.
+
+        Raises:
+            OSError: the peer is gone, or does not read.
+        """
+        self._socket.settimeout(seconds)
+        self._socket.sendall(self._unsent)
+
+    def close(self) -> None:
+        """Close it; what is not sent is dropped."""
+        self._socket.close()
+
+    def _cut(self, data: memoryview) -> tuple[int, list[wire.Message]]:
+        """Cut whole messages off the front; returns how many bytes they are."""
+        at = 0
+        messages: list[wire.Message] = []
+        while len(data) - at >= _LENGTHS.size:
+            head, body = _LENGTHS.unpack_from(data, at)
+            if head > wire.MAX_HEADER_BYTES or body > self._most_bytes:
+                raise WireError(f"frames of {head} and {body} bytes are too long")
+            middle = at + _LENGTHS.size + head
+            end = middle + body
+            if end > len(data):
+                break
+            header = bytes(data[at + _LENGTHS.size : middle])
+            messages.append(wire.parse((header, bytes(data[middle:end]))))
+            at = end
+        return at, messages

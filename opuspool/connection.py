@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from opuspool.calls import Call
     from opuspool.eventloop import LoopDriver
 
+ALONE_SECONDS = 0.002
+"""A caller whose call is the only one takes its answer itself, if it comes so soon."""
+
 WELCOME_SECONDS = 10.0
 """A supervisor that does not greet in this time is not there."""
 
@@ -127,6 +130,36 @@ class Connection:
             self._driver.turn()  # no others will gather: send it at once
         else:
             self._nudge()
+
+    def run_alone(self, call: Call) -> bool:
+        """Send a call and take its answer on its caller's thread; False where others are under way.
+
+        That spares two threads' waking. An answer that takes long is left to the connection's
+        thread; the caller waits for its call's completion in any case.
+
+        Raises:
+            PoolClosedError, SupervisorLostError: it cannot be sent any more.
+        """
+        lane = call.stream.lane
+        if lane is None or len(self._exchange) or not self.usable:
+            return False
+        if not self._channel_lock.acquire(blocking=False):
+            return False
+        try:
+            if not self._welcomed or len(self._exchange) or lane.lost or lane.watched is not None:
+                return False
+            self._outbox.append(call)
+            self._waiter.complete(self._exchange.send(self._channel))
+            until = time.monotonic() + ALONE_SECONDS
+            while lane.owes and lane.wait(until - time.monotonic()):
+                complete: list[Call] = []
+                self._receive_by_lane(lane, complete)
+                self._waiter.complete(complete)
+        finally:
+            self._channel_lock.release()
+        if len(self._exchange) or self._exchange.owes:
+            self._wake()
+        return True
 
     def ask(self, what: str, timeout: float, **facts: object) -> dict[str, Any]:
         """Ask the supervisor for a report, or to do something.
@@ -247,39 +280,44 @@ class Connection:
         for message in self._channel.receive(MESSAGES_A_TURN):
             arrived = True
             self._take(message, complete)
-        lanes = self._exchange.lanes
-        if lanes:
-            now = time.monotonic()
-            for lane in list(lanes.values()):
-                try:
-                    for message in lane.receive(now):
-                        arrived = True
-                        complete += self._exchange.take_batch(lane, message)
-                except WireError:
-                    self._exchange.give_up(lane)
+        for lane in list(self._exchange.lanes.values()):
+            if lane.ready:
+                arrived = self._receive_by_lane(lane, complete) or arrived
+        return arrived
+
+    def _receive_by_lane(self, lane: Lane, complete: list[Call]) -> bool:
+        arrived = False
+        try:
+            for message in lane.receive(time.monotonic()):
+                arrived = True
+                complete += self._exchange.take_batch(lane, message)
+        except WireError:
+            self._exchange.give_up(lane)
         return arrived
 
     def _open_lane(self, serial: int, path: str, numbers: itertools.count[int]) -> Lane | None:
         try:
-            lane = Lane(serial, path, numbers)
+            return Lane(serial, path, numbers)
         except OSError:  # no descriptor is left, or it is gone: the supervisor can still be asked
             return None
-        try:
-            self._eyes.watch(lane.fd, lane.may_be_read)
-        except OSError:
-            lane.close()
-            return None
-        return lane
 
     def _watch_lanes(self) -> None:
         """Wait for what each lane waits for now."""
         for lane in self._exchange.lanes.values():
-            if lane.blocked != lane.watched and not lane.lost:
-                lane.watched = lane.blocked
-                self._eyes.watch_writing(lane.fd, on=lane.blocked)
-            elif lane.lost and lane.watched is not None:
-                lane.watched = None
-                self._eyes.forget(lane.fd)
+            unwatched = lane.lost or (self._driver is None and lane.idle)
+            wanted = None if unwatched else lane.blocked
+            if wanted != lane.watched:
+                self._watch_lane(lane, wanted)
+
+    def _watch_lane(self, lane: Lane, wanted: bool | None) -> None:
+        if wanted is None:
+            self._eyes.forget(lane.fd)
+        else:
+            if lane.watched is None:
+                self._eyes.watch(lane.fd, lane.may_be_read)
+            if wanted != bool(lane.watched):
+                self._eyes.watch_writing(lane.fd, on=wanted)
+        lane.watched = wanted
 
     def _close_lane(self, lane: Lane) -> None:
         if lane.watched is not None:
@@ -330,6 +368,7 @@ class Connection:
             self._driver.start(self._turn)
         self._eyes.watch(channel.fd, channel.may_be_read)
         self._say_hello()
+        self._watch()  # of what ZeroMQ tells first, its descriptor does not tell
 
     def _say_hello(self) -> None:
         hello = wire.pack_json(Kind.HELLO, {"version": VERSION, "pid": os.getpid()})

@@ -6,6 +6,7 @@ batch, and its worker answers it as a whole.
 
 from __future__ import annotations
 
+import select
 import socket
 from collections import deque
 from contextlib import suppress
@@ -48,7 +49,7 @@ class Lane:
         heard: monotonic time at which it last answered, or was first asked since.
         ready: it may be read.
         lost: the worker has closed it. Its supervisor will tell why; until then nothing is sent.
-        watched: whether its owner waits until it may be written, too; None: for nothing any more.
+        watched: whether its owner waits until it may be written, too; None: it does not wait.
     """
 
     def __init__(
@@ -64,10 +65,12 @@ class Lane:
         self.silent_seconds = 0.0
         self.heard = 0.0
         self.ready = self.lost = False
-        self.watched: bool | None = False
+        self.watched: bool | None = None
         self._numbers = numbers
         self._under_way: dict[int, int] = {}
         self._socket = LaneSocket(_connected(path), wire.MAX_DATA_BYTES)
+        self._poll = select.poll()
+        self._poll.register(self._socket.fd, select.POLLIN)
         try:
             self._socket.send(wire.pack_plain(Kind.PING))
         except OSError:
@@ -80,9 +83,24 @@ class Lane:
         return self._socket.fd
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing is to be waited for: it is open, has sent all, and owes no answer."""
+        return self.open and not self._under_way and not self._socket.blocked
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it may be read, at most so long; whether it may."""
+        self.ready = seconds > 0 and bool(self._poll.poll(seconds * 1000))
+        return self.ready
+
+    @property
     def blocked(self) -> bool:
         """Whether it has something to send and waits until the socket takes it."""
         return self._socket.blocked and not self.lost
+
+    @property
+    def owes(self) -> bool:
+        """Whether an answer is to come."""
+        return bool(self._under_way) and not self.lost
 
     @property
     def busy(self) -> bool:
@@ -138,6 +156,7 @@ class Lane:
 
     def close(self) -> None:
         """Close the socket; what is under way is not answered."""
+        self.lost = True
         self._socket.close()
 
     def _lose(self, now: float) -> None:

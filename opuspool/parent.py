@@ -49,7 +49,7 @@ class ParentWatch:
         return list(self._fds)
 
     def dead(self) -> bool:
-        """Tell whether it has died already; asked for every message."""
+        """Tell whether it has died since this object was made; asked for every message."""
         return os.getppid() != self._parent
 
     def gone(self) -> bool:
@@ -93,7 +93,7 @@ class DeathSignal:
             self._prctl = prototype(("prctl", ctypes.CDLL(None)))
 
     def arm(self) -> bool:
-        """Arm it; False where the parent has died already."""
+        """Arm it; False where the parent has died since it is watched."""
         self._prctl(_PR_SET_PDEATHSIG, self._signal)
         return not self._watch.dead()
 

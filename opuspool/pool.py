@@ -301,7 +301,8 @@ class Stream:
         state = self._state
         check_open(state)
         call = _ThreadCall(state, calls.packed(packet, fec=fec), 1, 0, deadline)
-        self._connection.submit(call)
+        if not self._connection.run_alone(call):
+            self._connection.submit(call)
         call.wait()
         return call.pcm()
 

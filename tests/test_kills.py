@@ -72,10 +72,10 @@ def test_ten_minutes_at_6_kbps_are_bit_exact_under_kills() -> None:
     """A decoder of speech at a low rate never converges: only its exact state will do."""
     packets = (speech_packets(20.0, bitrate=6000) * 30)[:30_000]  # 10 minutes of 20 ms
     decoder = ReferenceDecoder()
-    with opuspool.Pool(workers=2) as pool, Killer(pool.status, 40, seed=2, pause=0.1) as killer:
+    with opuspool.Pool(workers=2) as pool, Killer(pool.status, 40, seed=2, pause=0.05) as killer:
         with pool.stream() as stream:
-            for at in range(0, len(packets), 20):
-                batch = packets[at : at + 20]
+            for at in range(0, len(packets), 10):
+                batch = packets[at : at + 10]
                 pcm = stream.decode_many(batch)
                 assert np.array_equal(pcm, decoder.decode_all(batch)), f"packet {at}"
         assert killer.failure is None

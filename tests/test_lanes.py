@@ -388,6 +388,52 @@ def test_without_a_descriptor_for_a_lane_a_client_goes_on() -> None:
     assert np.array_equal(np.concatenate(pcm), golden(PACKETS[:100]))
 
 
+def test_a_caller_that_takes_its_own_answers_holds_up_no_other(faulty: Path) -> None:
+    """While one waits 50 ms for each, the other's go on."""
+    del faulty
+    with pooled() as pool, pool.stream() as first, pool.stream() as second:
+        wait_until(lambda: pool.status()["health"] == "ok", what="both workers are there")
+        for stream in (first, second):
+            lend(stream, iter(PACKETS))
+        assert first._state.lane is not second._state.lane
+        slow = [faults.marker("slow", like=packet) for packet in PACKETS[:10]]
+        thread = threading.Thread(target=lambda: [first.decode(packet) for packet in slow])
+        thread.start()
+        others = 0
+        while thread.is_alive():
+            second.decode(PACKETS[others % 100])
+            others += 1
+        assert others > 5 * len(slow)
+
+
+class AlarmError(Exception):
+    """What a signal's handler raises, as Ctrl-C does."""
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.02])
+def test_a_caller_that_is_interrupted_loses_no_packet(faulty: Path, seconds: float) -> None:
+    """Whether it waits for its answer itself or has left that to the thread."""
+    del faulty
+
+    def ring(*_: object) -> None:
+        raise AlarmError
+
+    rest = iter(PACKETS)
+    old = signal.signal(signal.SIGALRM, ring)
+    try:
+        with pooled() as pool, pool.stream() as stream:
+            pcm = lend(stream, rest)
+            packet = next(rest)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            with pytest.raises(AlarmError):
+                stream.decode(faults.marker("slow", like=packet))
+            after = [stream.decode(packet) for packet in islice(rest, 50)]
+    finally:
+        signal.signal(signal.SIGALRM, old)
+    whole = golden(PACKETS[: len(pcm) + 1 + len(after)])
+    assert np.array_equal(np.concatenate(after), whole[(len(pcm) + 1) * 320 :])
+
+
 def test_lanes_leave_no_socket_behind() -> None:
     """A worker that is killed cannot remove its own."""
     with pooled() as pool, pool.stream() as stream:

@@ -83,7 +83,7 @@ def _clear_up(config: WorkerSettings) -> None:
 def _serve(config: WorkerSettings, watch: ParentWatch) -> ExitCode:
     death_signal = DeathSignal(watch)
     before = Relocator.snapshot()
-    if not death_signal.arm():  # from here on it may hang in C
+    if not death_signal.arm() or watch.gone():  # from here on it may hang in C
         return ExitCode.ORPHANED
     lib = libopus.load(config.libopus or None)
     largest = StreamFormat(48000, 2, "float32")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from opuspool import pychild, wire
+from opuspool import heap, pychild, wire
 from opuspool.curve import CurveKeys
 from opuspool.errors import WireError, WorkerBootError
 from opuspool.exitcause import caught, is_fault
@@ -49,6 +49,7 @@ def main() -> int:
     except (ValueError, TypeError) as error:
         return _fail(ExitCode.USAGE, f"{error}")
     pychild.no_dialogs()
+    heap.keep()
     faulthandler.enable(settings.descriptor(config.fault_fd), all_threads=False)
     watch = ParentWatch()
     try:

@@ -9,6 +9,7 @@ A message is the lengths of its two frames, `<II>`, then the frames as wire.py b
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from opuspool import wire
@@ -46,7 +47,8 @@ class LaneSocket:
         self._most_bytes = most_bytes
         self._scratch = memoryview(scratch if scratch is not None else bytearray(READ_BYTES))
         self._begun = bytearray()
-        self._unsent = memoryview(b"")
+        self._unsent = bytearray()
+        self._sent = 0
 
     def send(self, frames: wire.Frames) -> None:
         """Send a message; what is not taken now is kept for `flush`.
@@ -57,14 +59,16 @@ class LaneSocket:
         header, data = frames
         lengths = _LENGTHS.pack(len(header), len(data))
         if self.blocked:
-            self._unsent = memoryview(b"".join((self._unsent, lengths, header, data)))
+            for piece in (lengths, header, data):
+                self._unsent += piece
             return
         try:
             sent = self._socket.sendmsg((lengths, header, data))
         except BlockingIOError:
             sent = 0
         if sent < len(lengths) + len(header) + len(data):
-            self._unsent = memoryview(b"".join((lengths, header, data)))[sent:]
+            self._unsent += b"".join((lengths, header, data))
+            self._sent = sent
             self.blocked = True
 
     def flush(self) -> bool:
@@ -73,12 +77,12 @@ class LaneSocket:
         Raises:
             OSError: the peer is gone.
         """
-        try:
-            sent = self._socket.send(self._unsent)
-        except BlockingIOError:
-            return False
-        self._unsent = self._unsent[sent:]
-        self.blocked = bool(self._unsent)
+        with memoryview(self._unsent) as unsent, suppress(BlockingIOError):
+            self._sent += self._socket.send(unsent[self._sent :])
+        if self._sent == len(self._unsent):
+            self._unsent.clear()
+            self._sent = 0
+            self.blocked = False
         return not self.blocked
 
     def receive(self) -> list[wire.Message]:
@@ -114,8 +118,9 @@ class LaneSocket:
         Raises:
             OSError: the peer is gone, or does not read.
         """
-        self._socket.settimeout(seconds)
-        self._socket.sendall(self._unsent)
+        if self.blocked:
+            self._socket.settimeout(seconds)
+            self._socket.sendall(memoryview(self._unsent)[self._sent :])
 
     def close(self) -> None:
         """Close it; what is not sent is dropped."""

@@ -132,7 +132,7 @@ def _listen(config: WorkerSettings, selector: BaseSelector) -> Clients | None:
     try:
         return Clients(Path(config.lanes), selector)
     except OSError as error:
-        sys.stderr.write(f"opuspool-worker: no lanes at {config.lanes}: {error.strerror}\n")
+        sys.stderr.write(f"opuspool-worker: no lanes at {config.lanes}: {error}\n")
         return None
 
 

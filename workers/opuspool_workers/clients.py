@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import sys
+import time
 from collections import deque
 from contextlib import suppress
 from functools import partial
@@ -33,7 +34,7 @@ MESSAGE_BYTES = 64 * 1024 * 1024
 """Of a message from a client; the largest call has `MAX_OPS` packets of `MAX_PACKET_BYTES`."""
 
 LAST_SECONDS = 0.1
-"""A worker that leaves has this long to hand each client its last answers."""
+"""A worker that leaves has this long to hand out the last answers."""
 
 _BACKLOG = 128
 _PEER = struct.Struct("3i")  # struct ucred, socket(7): pid, uid, gid
@@ -70,10 +71,14 @@ class Clients:
         self._asking: dict[Client, None] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.setblocking(False)
-        path.unlink(missing_ok=True)
-        with privatefile.masked():
-            self._socket.bind(str(path))
-        self._socket.listen(_BACKLOG)
+        try:
+            path.unlink(missing_ok=True)
+            with privatefile.masked():
+                self._socket.bind(str(path))
+            self._socket.listen(_BACKLOG)
+        except OSError:
+            self._socket.close()
+            raise
         selector.register(self._socket, EVENT_READ, self._let_in)
 
     @property
@@ -82,7 +87,7 @@ class Clients:
         return bool(self._asking)
 
     def take(self) -> Iterator[tuple[Client, wire.Message]]:
-        """One message of each client that has sent any."""
+        """One message of each client that has sent any, and takes its answers."""
         for client in list(self._asking):
             message = client.messages.popleft()
             if not client.messages:
@@ -100,13 +105,15 @@ class Clients:
             self._drop(client)
             return
         if lane.blocked:
+            self._asking.pop(client, None)
             self._wait_for(client, EVENT_WRITE)
 
     def close(self) -> None:
         """Hand out the last answers and let all go."""
+        end = time.monotonic() + LAST_SECONDS
         for client in self._clients:
             with suppress(OSError):
-                client.lane.finish(LAST_SECONDS)
+                client.lane.finish(max(0.0, end - time.monotonic()))
             client.lane.close()
         self._socket.close()
 
@@ -114,12 +121,13 @@ class Clients:
         lane = client.lane
         try:
             if lane.blocked:
-                if lane.flush():
-                    self._wait_for(client, EVENT_READ)
+                if not lane.flush():
+                    return
+                self._wait_for(client, EVENT_READ)
             elif not client.messages:  # what it has sent comes first
                 client.messages.extend(lane.receive())
-                if client.messages:
-                    self._asking[client] = None
+            if client.messages:
+                self._asking[client] = None
         except (EOFError, OSError, WireError):  # whoever sent nonsense learns nothing
             self._drop(client)
 

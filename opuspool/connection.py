@@ -303,11 +303,15 @@ class Connection:
 
     def _watch_lanes(self) -> None:
         """Wait for what each lane waits for now."""
-        for lane in self._exchange.lanes.values():
+        for lane in list(self._exchange.lanes.values()):
             unwatched = lane.lost or (self._driver is None and lane.idle)
             wanted = None if unwatched else lane.blocked
-            if wanted != lane.watched:
+            if wanted == lane.watched:
+                continue
+            try:
                 self._watch_lane(lane, wanted)
+            except OSError:  # no descriptor is left for that
+                self._exchange.give_up(lane)
 
     def _watch_lane(self, lane: Lane, wanted: bool | None) -> None:
         if wanted is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
@@ -32,6 +33,7 @@ from opuspool.wire import Kind
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from opuspool.aio import AsyncStream
     from opuspool.lane import Lane
     from opuspool.pool import Pool, Stream
 
@@ -44,7 +46,7 @@ def pooled(settings: dict[str, dict[str, Any]] | None = None) -> Iterator[Pool]:
         yield pool
 
 
-def is_lent(stream: Stream) -> bool:
+def is_lent(stream: Stream | AsyncStream) -> bool:
     return stream._state.lane is not None
 
 
@@ -386,6 +388,29 @@ def test_without_a_descriptor_for_a_lane_a_client_goes_on() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         pcm += [stream.decode(next(rest)) for _ in range(50)]
     assert np.array_equal(np.concatenate(pcm), golden(PACKETS[:100]))
+
+
+def test_without_a_descriptor_to_watch_a_lane_with_an_event_loop_goes_on() -> None:
+    """One is left, for the lane itself; when there are more again, so are lanes."""
+
+    async def speak() -> list[opuspool.pcm.Pcm]:
+        async with opuspool.AsyncPool() as pool:
+            stream = pool.stream()
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
+            try:
+                pcm = [await stream.decode(packet) for packet in PACKETS[:50]]
+                assert not is_lent(stream)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            while not is_lent(stream):
+                pcm.append(await stream.decode(PACKETS[len(pcm)]))
+            return pcm
+
+    pcm = asyncio.run(speak())
+    assert np.array_equal(np.concatenate(pcm), golden(PACKETS[: len(pcm)]))
 
 
 def test_a_caller_that_takes_its_own_answers_holds_up_no_other(faulty: Path) -> None:

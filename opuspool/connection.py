@@ -109,7 +109,6 @@ class Connection:
         self._channel_lock = threading.Lock()
         self._driver = waiter.driver
         self._eyes: LoopDriver | Watcher = self._driver or self._watcher
-        self._nudge = self._driver.nudge if self._driver is not None else self._wake_if_asleep
         self._channel = Channel(self._context, address)
         self._thread = threading.Thread(target=self._run, daemon=True, name="opuspool-connection")
         self._thread.start()
@@ -126,10 +125,15 @@ class Connection:
         if not self.usable:
             self.check()
         self._outbox.append(call)
-        if self._driver is not None and len(self._exchange) == 1:
-            self._driver.turn()  # no others will gather: send it at once
+        driver = self._driver
+        if driver is None:
+            self._wake_if_asleep()
+        elif driver.due:
+            return
+        elif len(self._exchange) == 1:  # no others gather: send it at once
+            driver.turn()
         else:
-            self._nudge()
+            driver.nudge()
 
     def run_alone(self, call: Call) -> bool:
         """Send a call and take its answer on its caller's thread; False where others are under way.
@@ -263,7 +267,7 @@ class Connection:
             self._watch_lanes()
         if complete:
             self._waiter.complete(complete)
-        return len(complete) > 1 or self._channel.unsure
+        return len(complete) > 1 or self._unread
 
     def _take_rest(self) -> None:
         """Take what a supervisor answered before it went."""
@@ -280,10 +284,15 @@ class Connection:
         for message in self._channel.receive(MESSAGES_A_TURN):
             arrived = True
             self._take(message, complete)
-        for lane in list(self._exchange.lanes.values()):
-            if lane.ready:
-                arrived = self._receive_by_lane(lane, complete) or arrived
+        for lane in self._exchange.in_turn():
+            if lane.ready and self._receive_by_lane(lane, complete):
+                return True  # its worker gets the next batch before another's answers are taken
         return arrived
+
+    @property
+    def _unread(self) -> bool:
+        """Whether there may be more to receive."""
+        return self._channel.unsure or any(x.ready for x in self._exchange.lanes.values())
 
     def _receive_by_lane(self, lane: Lane, complete: list[Call]) -> bool:
         arrived = False

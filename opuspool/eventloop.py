@@ -23,13 +23,16 @@ class LoopDriver:
 
     Args:
         loop: the running loop; `supports(loop)` is true.
+
+    Attributes:
+        due: a turn will come soon.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._thread = threading.get_ident()
         self._turn: Callable[[], bool] = bool
-        self._due = False
+        self.due = False
         self._copies: dict[int, int] = {}
 
     def start(self, turn: Callable[[], bool]) -> None:
@@ -38,8 +41,8 @@ class LoopDriver:
 
     def nudge(self) -> None:
         """There is something to send; on the loop's thread."""
-        if not self._due:
-            self._due = True
+        if not self.due:
+            self.due = True
             self._loop.call_soon(self._run)
 
     def turn(self) -> None:
@@ -105,10 +108,11 @@ class LoopDriver:
 
     def _read(self, found: Callable[[], None]) -> None:
         found()
-        self._run()
+        if not self.due:
+            self.turn()
 
     def _run(self) -> None:
-        self._due = False
+        self.due = False
         self.turn()
 
 

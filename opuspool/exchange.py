@@ -165,6 +165,13 @@ class Exchange:
                 self._complete(call, status, payload, complete)
         return complete
 
+    def in_turn(self) -> list[Lane]:
+        """All lanes; who is first now will be last the next time."""
+        found = list(self.lanes.values())
+        if len(found) > 1:
+            self.lanes[found[0].serial] = self.lanes.pop(found[0].serial)
+        return found
+
     def take_batch(self, lane: Lane, message: wire.Message) -> list[Call]:
         """Take what a worker has answered by a lane; returns the calls that are complete by it."""
         complete: list[Call] = []

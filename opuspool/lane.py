@@ -6,19 +6,18 @@ batch, and its worker answers it as a whole.
 
 from __future__ import annotations
 
-import select
-import socket
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from opuspool import wire
 from opuspool.errors import WireError
-from opuspool.lanesocket import LaneSocket
+from opuspool.lanesocket import LaneSocket, unix_socket
 from opuspool.wire import Kind
 
 if TYPE_CHECKING:
     import itertools
+    import socket
     from collections.abc import Collection
 
     from opuspool.calls import Call, StreamState
@@ -69,8 +68,6 @@ class Lane:
         self._numbers = numbers
         self._under_way: dict[int, int] = {}
         self._socket = LaneSocket(_connected(path), wire.MAX_DATA_BYTES)
-        self._poll = select.poll()
-        self._poll.register(self._socket.fd, select.POLLIN)
         try:
             self._socket.send(wire.pack_plain(Kind.PING))
         except OSError:
@@ -89,7 +86,7 @@ class Lane:
 
     def wait(self, seconds: float) -> bool:
         """Wait until it may be read, at most so long; whether it may."""
-        self.ready = seconds > 0 and bool(self._poll.poll(seconds * 1000))
+        self.ready = seconds > 0 and self._socket.wait(seconds)
         return self.ready
 
     @property
@@ -198,7 +195,7 @@ def _connected(path: str) -> socket.socket:
     Raises:
         OSError: there is none.
     """
-    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    found = unix_socket()
     try:
         found.setblocking(False)
         found.connect(path)

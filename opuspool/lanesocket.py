@@ -8,20 +8,33 @@ A message is the lengths of its two frames, `<II>`, then the frames as wire.py b
 
 from __future__ import annotations
 
+import errno
+import select
+import socket
 import struct
+import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Any
 
 from opuspool import wire
 from opuspool.errors import WireError
-
-if TYPE_CHECKING:
-    import socket
 
 _LENGTHS = struct.Struct("<II")
 
 READ_BYTES = 1 << 17
 """Read at a time."""
+
+
+def unix_socket() -> socket.socket:
+    """A new stream socket of the Unix kind.
+
+    Raises:
+        OSError: this system has none (Windows), or no descriptor is left.
+    """
+    if sys.platform == "win32":
+        raise OSError(errno.EAFNOSUPPORT, "Python has no Unix sockets on Windows")
+    else:  # noqa: RET506  # mypy reads it
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
 
 class LaneSocket:
@@ -49,6 +62,7 @@ class LaneSocket:
         self._begun = bytearray()
         self._unsent = bytearray()
         self._sent = 0
+        self._poll: Any = None
 
     def send(self, frames: wire.Frames) -> None:
         """Send a message; what is not taken now is kept for `flush`.
@@ -63,7 +77,7 @@ class LaneSocket:
                 self._unsent += piece
             return
         try:
-            sent = self._socket.sendmsg((lengths, header, data))
+            sent = self._write(lengths, header, data)
         except BlockingIOError:
             sent = 0
         if sent < len(lengths) + len(header) + len(data):
@@ -112,6 +126,16 @@ class LaneSocket:
         del self._begun[:used]
         return messages
 
+    def wait(self, seconds: float) -> bool:
+        """Wait until there is something to receive, at most so long; whether there is."""
+        if sys.platform == "win32":
+            return bool(select.select([self.fd], [], [], seconds)[0])
+        else:  # noqa: RET505  # mypy reads it
+            if self._poll is None:
+                self._poll = select.poll()  # select() cannot have descriptors over 1023
+                self._poll.register(self.fd, select.POLLIN)
+            return bool(self._poll.poll(seconds * 1000))
+
     def finish(self, seconds: float) -> None:
         """Send what is left, waiting so long; nothing can be sent after it.
 
@@ -125,6 +149,12 @@ class LaneSocket:
     def close(self) -> None:
         """Close it; what is not sent is dropped."""
         self._socket.close()
+
+    def _write(self, lengths: bytes, header: bytes, data: bytes) -> int:
+        if sys.platform == "win32":
+            return self._socket.send(b"".join((lengths, header, data)))
+        else:  # noqa: RET505  # mypy reads it
+            return self._socket.sendmsg((lengths, header, data))
 
     def _cut(self, data: memoryview) -> tuple[int, list[wire.Message]]:
         """Cut whole messages off the front; returns how many bytes they are."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from opuspool import privatefile
 from opuspool.errors import WireError
-from opuspool.lanesocket import READ_BYTES, LaneSocket
+from opuspool.lanesocket import READ_BYTES, LaneSocket, unix_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ class Clients:
         self._scratch = bytearray(READ_BYTES)
         self._clients: set[Client] = set()
         self._asking: dict[Client, None] = {}
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = unix_socket()
         self._socket.setblocking(False)
         try:
             path.unlink(missing_ok=True)

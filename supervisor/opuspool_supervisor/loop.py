@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from opuspool import heap, version, wakeup, wire
+from opuspool import version, wakeup, wire
 from opuspool.errors import ConfigError, WireError
 from opuspool.frames import Port
 from opuspool.wire import Kind, Status
@@ -131,7 +131,6 @@ class Supervisor:
     def run(self) -> None:
         """Serve; returns when all is cleared up."""
         _collect_less_often()
-        heap.keep()
         try:
             self._register()
             self._maintain()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from opuspool import heap, pychild, wire
+from opuspool import pychild, wire
 from opuspool.curve import CurveKeys
 from opuspool.errors import WireError, WorkerBootError
 from opuspool.exitcause import caught, is_fault
@@ -23,7 +23,7 @@ from opuspool.parent import DeathSignal, ParentWatch
 from opuspool.recorder import FlightRecorder
 from opuspool.rundir import RunFiles
 from opuspool.streamformat import StreamFormat
-from opuspool_workers import libopus, selftest, settings
+from opuspool_workers import heap, libopus, selftest, settings
 from opuspool_workers.checkpoint import Relocator
 from opuspool_workers.clients import Clients
 from opuspool_workers.decoder import ProtocolError

@@ -1,4 +1,7 @@
-"""What glibc does with freed memory in our own processes; the client's is not ours to decide on."""
+"""What glibc does with memory that a worker has freed.
+
+Not for the supervisor: what its peers have sent and never finished, it has to give back.
+"""
 
 from __future__ import annotations
 

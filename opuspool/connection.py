@@ -1,7 +1,8 @@
 """The connection to a supervisor: sends what has gathered, hands answers out, outlives it.
 
 Its thread does all of that, or an event loop what is done for every packet (eventloop.py) and the
-thread only the rest: signs of life, deadlines, another connection after a loss.
+thread only the rest: signs of life, deadlines, another connection after a loss. A caller whose call
+is the only one does for it what the thread would (`run_alone`).
 
 A supervisor may die, or drain and leave. Its successor is handed every stream's checkpoint and log,
 then the calls that had no answer, in their order: to the callers it was a pause.
@@ -70,7 +71,10 @@ class Waiter(Protocol):
     driver: LoopDriver | None
 
     def complete(self, calls: list[Call]) -> None:
-        """These calls have their answer or error; called on whatever thread takes the turn."""
+        """These calls have their answer or error; called on whatever thread takes the turn.
+
+        It must not submit: the exchange may be held.
+        """
 
 
 class Connection:
@@ -144,26 +148,35 @@ class Connection:
         Raises:
             PoolClosedError, SupervisorLostError: it cannot be sent any more.
         """
-        lane = call.stream.lane
-        if lane is None or len(self._exchange) or not self.usable:
+        lane, lock = call.stream.lane, self._channel_lock
+        if lane is None or lock.locked() or len(self._exchange) or not self.usable:
             return False
-        if not self._channel_lock.acquire(blocking=False):
-            return False
-        try:
-            if not self._welcomed or len(self._exchange) or lane.lost or lane.watched is not None:
+        with lock:  # by `acquire` and `try`, a signal's handler could come between
+            if not self._may_run_alone(lane):
                 return False
-            self._outbox.append(call)
-            self._waiter.complete(self._exchange.send(self._channel))
-            until = time.monotonic() + ALONE_SECONDS
-            while lane.owes and lane.wait(until - time.monotonic()):
-                complete: list[Call] = []
-                self._receive_by_lane(lane, complete)
-                self._waiter.complete(complete)
-        finally:
-            self._channel_lock.release()
+            try:
+                self._outbox.append(call)
+                self._run_alone(lane)
+            except BaseException:  # a handler's: it may have struck anywhere
+                self._exchange.repair(lane)
+                self._wake()
+                raise
+        return True
+
+    def _may_run_alone(self, lane: Lane) -> bool:
+        if self._error is not None or not self._welcomed or len(self._exchange):
+            return False
+        return not lane.lost and lane.watched is None
+
+    def _run_alone(self, lane: Lane) -> None:
+        self._waiter.complete(self._exchange.send(self._channel))
+        until = time.monotonic() + ALONE_SECONDS
+        while lane.owes and lane.wait(until - time.monotonic()):
+            complete: list[Call] = []
+            self._receive_by_lane(lane, complete)
+            self._waiter.complete(complete)
         if len(self._exchange) or self._exchange.owes:
             self._wake()
-        return True
 
     def ask(self, what: str, timeout: float, **facts: object) -> dict[str, Any]:
         """Ask the supervisor for a report, or to do something.
@@ -265,9 +278,10 @@ class Connection:
             if arrived and self._welcomed and self._exchange.owes:
                 complete += self._exchange.send(self._channel)
             self._watch_lanes()
+            unread = self._unread
         if complete:
             self._waiter.complete(complete)
-        return len(complete) > 1 or self._unread
+        return len(complete) > 1 or unread
 
     def _take_rest(self) -> None:
         """Take what a supervisor answered before it went."""
@@ -302,6 +316,7 @@ class Connection:
                 complete += self._exchange.take_batch(lane, message)
         except WireError:
             self._exchange.give_up(lane)
+            arrived = True  # it has something to send now
         return arrived
 
     def _open_lane(self, serial: int, path: str, numbers: itertools.count[int]) -> Lane | None:
@@ -328,6 +343,7 @@ class Connection:
         else:
             if lane.watched is None:
                 self._eyes.watch(lane.fd, lane.may_be_read)
+                lane.watched = False
             if wanted != bool(lane.watched):
                 self._eyes.watch_writing(lane.fd, on=wanted)
         lane.watched = wanted

@@ -68,13 +68,18 @@ class LoopDriver:
 
     def forget(self, fd: int) -> None:
         """Watch it no more; from any thread, before its owner closes it."""
-        with suppress(RuntimeError):  # the loop was closed, and its selector with it
+        try:
             self._loop.call_soon_threadsafe(self._forget, fd)
+        except RuntimeError:  # the loop was closed, and its selector with it
+            self._close_copy(fd)
 
     def leave(self) -> None:
         """Watch nothing any more; from any thread."""
-        with suppress(RuntimeError):
+        try:
             self._loop.call_soon_threadsafe(self._forget_all)
+        except RuntimeError:
+            for fd in list(self._copies):
+                self._close_copy(fd)
 
     @property
     def here(self) -> bool:
@@ -100,6 +105,11 @@ class LoopDriver:
         if copy is not None:
             self._loop.remove_reader(copy)
             self._loop.remove_writer(copy)
+            os.close(copy)
+
+    def _close_copy(self, fd: int) -> None:
+        copy = self._copies.pop(fd, None)
+        if copy is not None:
             os.close(copy)
 
     def _forget_all(self) -> None:

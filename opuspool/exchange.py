@@ -67,6 +67,7 @@ class Exchange:
         self._pending: dict[int, Call] = {}
         self._streams: dict[int, StreamState] = {}
         self._looked = 0.0
+        self._ends_waited = False
         self._letters: deque[wire.Frames] = deque()
         self._notices: dict[int, Callable[[int, bytes], None]] = {
             Status.CHECKPOINT: self._save,
@@ -84,7 +85,9 @@ class Exchange:
     @property
     def owes(self) -> bool:
         """Whether something waits to be sent that no caller will tell of."""
-        return bool(self._letters) or any(lane.waiting for lane in self.lanes.values())
+        if self._letters or self._ends_waited:
+            return True
+        return any(lane.waiting for lane in self.lanes.values())
 
     def send(self, channel: Channel) -> list[Call]:
         """Send what has gathered, as far as it is taken; returns calls that are refused."""
@@ -93,6 +96,7 @@ class Exchange:
                 return []
             self._letters.popleft()
         refused: list[Call] = []
+        self._ends_waited = False
         if self.outbox:
             self._send(channel, refused)
         if refused:
@@ -231,6 +235,7 @@ class Exchange:
         if stream.last is not None:
             self.outbox.appendleft(stream.last)
             stream.last = None
+            self._ends_waited = True
         elif stream.offer is not None:
             self._take_offer(stream)
 
@@ -250,6 +255,8 @@ class Exchange:
             lane = self._open_lane(serial, os.fsdecode(path), self._batches)
             if lane is not None:
                 self.lanes[serial] = lane
+            else:  # it may be told of it again
+                self._letters.append(wire.pack_plain(Kind.LOST, tag=serial))
 
     def _gone(self, serial: int, payload: bytes) -> None:
         """A worker is gone, and what was lent there goes back."""
@@ -334,6 +341,13 @@ class Exchange:
         """End a lane whose worker is silent, or not to be trusted; another may be made."""
         self._letters.append(wire.pack_plain(Kind.LOST, tag=lane.serial))
         self._end_lane(lane)
+
+    def repair(self, lane: Lane) -> None:
+        """End a lane in whose turn something has struck: what it holds, nobody knows any more."""
+        for stream in lane.streams.values():
+            stream.pending = sum(call.stream is stream for call in self._pending.values())
+        if self.lanes.get(lane.serial) is lane:
+            self.give_up(lane)
 
     def _end_lane(self, lane: Lane, batch: int = 0, record: int = 0) -> None:
         """End a lane; its worker died running that record of that batch (0: it did not)."""

@@ -126,9 +126,9 @@ class Lane:
         Raises:
             WireError: what has arrived cannot be: this worker is not to be trusted.
         """
-        if not self.ready or self.lost:
+        ready, self.ready = self.ready, False
+        if not ready or self.lost:
             return []
-        self.ready = False
         try:
             messages = self._socket.receive()
         except EOFError:

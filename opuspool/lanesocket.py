@@ -21,6 +21,11 @@ from opuspool.errors import WireError
 
 _LENGTHS = struct.Struct("<II")
 
+_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
+"""A peer that is gone is an error: SIGPIPE would end a process that has not said otherwise."""
+
+_SO_NOSIGPIPE = 0x1022  # macOS's way to say so, sys/socket.h
+
 READ_BYTES = 1 << 17
 """Read at a time."""
 
@@ -54,6 +59,8 @@ class LaneSocket:
         self, connected: socket.socket, most_bytes: int, scratch: bytearray | None = None
     ) -> None:
         connected.setblocking(False)
+        if sys.platform == "darwin":
+            connected.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE, 1)
         self.fd = connected.fileno()
         self.blocked = False
         self._socket = connected
@@ -92,7 +99,7 @@ class LaneSocket:
             OSError: the peer is gone.
         """
         with memoryview(self._unsent) as unsent, suppress(BlockingIOError):
-            self._sent += self._socket.send(unsent[self._sent :])
+            self._sent += self._socket.send(unsent[self._sent :], _FLAGS)
         if self._sent == len(self._unsent):
             self._unsent.clear()
             self._sent = 0
@@ -144,7 +151,7 @@ class LaneSocket:
         """
         if self.blocked:
             self._socket.settimeout(seconds)
-            self._socket.sendall(memoryview(self._unsent)[self._sent :])
+            self._socket.sendall(memoryview(self._unsent)[self._sent :], _FLAGS)
 
     def close(self) -> None:
         """Close it; what is not sent is dropped."""
@@ -154,7 +161,7 @@ class LaneSocket:
         if sys.platform == "win32":
             return self._socket.send(b"".join((lengths, header, data)))
         else:  # noqa: RET505  # mypy reads it
-            return self._socket.sendmsg((lengths, header, data))
+            return self._socket.sendmsg((lengths, header, data), (), _FLAGS)
 
     def _cut(self, data: memoryview) -> tuple[int, list[wire.Message]]:
         """Cut whole messages off the front; returns how many bytes they are."""

@@ -36,7 +36,7 @@ class ParentWatch:
             self._hangup = select.poll()
             self._hangup.register(0, 0)  # only what is always told: the pipe's other end is closed
         if sys.platform == "linux":
-            with suppress(OSError):
+            with suppress(OSError, AttributeError):  # of the kernel's, or of Python's own build
                 self._fds.append(os.pidfd_open(self._parent))
 
     def filenos(self) -> list[int]:

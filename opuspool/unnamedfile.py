@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
+from contextlib import suppress
 
 __all__ = ["create"]
 
@@ -17,10 +17,13 @@ def create(name: str) -> int:
     Raises:
         OSError: there is no room for it.
     """
-    if sys.platform == "linux":
-        return os.memfd_create(name)  # never written back to a disk, as the temporary folder may be
-    else:  # noqa: RET505  # mypy reads it
-        import tempfile
+    make = getattr(
+        os, "memfd_create", None
+    )  # Linux, where Python was built with a libc that has it
+    if make is not None:
+        with suppress(OSError):  # a sandbox may forbid it
+            return int(make(name))  # never written back to a disk, as the temporary folder may be
+    import tempfile
 
-        with tempfile.TemporaryFile(prefix=f"{name}-") as file:
-            return os.dup(file.fileno())
+    with tempfile.TemporaryFile(prefix=f"{name}-") as file:
+        return os.dup(file.fileno())

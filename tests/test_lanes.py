@@ -459,6 +459,63 @@ def test_a_caller_that_is_interrupted_loses_no_packet(faulty: Path, seconds: flo
     assert np.array_equal(np.concatenate(after), whole[(len(pcm) + 1) * 320 :])
 
 
+def test_callers_that_are_interrupted_again_and_again_break_nothing() -> None:
+    """Wherever the handler's exception strikes: others decode at once, and so does the caller."""
+
+    def ring(*_: object) -> None:
+        raise AlarmError
+
+    old = signal.signal(signal.SIGALRM, ring)
+    struck = 0
+    try:
+        with pooled() as pool, pool.stream() as stream, pool.stream() as other:
+            for at in range(400):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 20e-6 + at % 50 * 10e-6)
+                    while True:
+                        stream.decode(PACKETS[at % 100], timeout=5)
+                except AlarmError:
+                    struck += 1
+            for each in (other, stream):
+                assert each.decode(PACKETS[0], timeout=5).shape == (320,)
+            connection = pool._connection
+            wait_until(lambda: not len(connection._exchange), what="no call is open")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert struck == 400
+
+
+def test_a_streams_end_that_waits_for_its_last_call_follows_it_at_once() -> None:
+    """With an event loop: nobody else would tell it to send."""
+
+    async def speak() -> None:
+        async with opuspool.AsyncPool() as pool:
+            stream = pool.stream()
+            packets = iter(PACKETS)
+            while not is_lent(stream):
+                await stream.decode(next(packets))
+            last = asyncio.create_task(stream.decode(next(packets)))
+            await asyncio.sleep(0)  # it is under way
+            await stream.close()
+            await last
+            assert not pool._connection._outbox
+
+    asyncio.run(speak())
+
+
+def test_a_lost_lane_is_not_read_again_and_again() -> None:
+    """Its end was seen, then a message could not be sent: there is nothing to read any more."""
+    with pooled() as pool, pool.stream() as stream:
+        lend(stream, iter(PACKETS))
+        lane = stream._state.lane
+        assert lane is not None
+        lane.may_be_read()
+        lane._lose(time.monotonic())
+        assert lane.receive(time.monotonic()) == []
+        assert not lane.ready
+
+
 def test_lanes_leave_no_socket_behind() -> None:
     """A worker that is killed cannot remove its own."""
     with pooled() as pool, pool.stream() as stream:

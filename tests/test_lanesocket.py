@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing, contextmanager
@@ -502,3 +504,36 @@ def test_what_is_forgotten_is_not_found(watched: Watched) -> None:
     assert watched.found() == [watched.other]
     watched.watch(watched.lane)
     assert set(watched.found()) == {watched.lane, watched.other}
+
+
+DEFENCELESS = """
+import signal, socket
+from opuspool.lanesocket import LaneSocket
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as in a command-line tool, or an embedded Python
+ours, theirs = socket.socketpair()
+lane = LaneSocket(ours, 100)
+while {blocked} and not lane.blocked:
+    lane.send((b"h", bytes(100_000)))
+theirs.close()
+try:
+    {call}
+except OSError:
+    print("told")
+"""
+
+
+@pytest.mark.parametrize(
+    ("blocked", "call"),
+    [(False, 'lane.send((b"h", b""))'), (True, "lane.flush()"), (True, "lane.finish(1.0)")],
+    ids=["send", "flush", "finish"],
+)
+def test_a_peer_that_is_gone_is_an_error_and_no_sigpipe(blocked: bool, call: str) -> None:
+    """It would end a process that has not said otherwise."""
+    done = subprocess.run(
+        [sys.executable, "-c", DEFENCELESS.format(blocked=blocked, call=call)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr

@@ -5,6 +5,7 @@ None is waited for: whoever does not read its answers is not read either.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -37,6 +38,7 @@ LAST_SECONDS = 0.1
 """A worker that leaves has this long to hand out the last answers."""
 
 _BACKLOG = 128
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PEER = struct.Struct("3i")  # struct ucred, socket(7): pid, uid, gid
 
 
@@ -69,6 +71,7 @@ class Clients:
         self._scratch = bytearray(READ_BYTES)
         self._clients: set[Client] = set()
         self._asking: dict[Client, None] = {}
+        self._shut = False
         self._socket = unix_socket()
         self._socket.setblocking(False)
         try:
@@ -134,11 +137,11 @@ class Clients:
     def _let_in(self) -> None:
         try:
             connected, _ = self._socket.accept()
-        except BlockingIOError:
-            return
-        except OSError:  # no descriptor is left: nobody else gets in
-            self._selector.unregister(self._socket)
-            return
+        except OSError as error:
+            if error.errno in _NO_ROOM:  # nobody else gets in until one has left
+                self._selector.unregister(self._socket)
+                self._shut = True
+            return  # else it has changed its mind
         if len(self._clients) >= MAX_CLIENTS or not _is_ours(connected):
             connected.close()
             return
@@ -154,6 +157,9 @@ class Clients:
         self._asking.pop(client, None)
         self._selector.unregister(client.lane.fd)
         client.lane.close()
+        if self._shut:
+            self._shut = False
+            self._selector.register(self._socket, EVENT_READ, self._let_in)
 
 
 def _is_ours(connected: socket.socket) -> bool:

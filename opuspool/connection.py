@@ -143,10 +143,8 @@ class Connection:
         """Send a call and take its answer on its caller's thread; False where others are under way.
 
         That spares two threads' waking. An answer that takes long is left to the connection's
-        thread; the caller waits for its call's completion in any case.
-
-        Raises:
-            PoolClosedError, SupervisorLostError: it cannot be sent any more.
+        thread; the caller waits for its call's completion in any case. What cannot be sent is left
+        to `submit`, which says why.
         """
         lane, lock = call.stream.lane, self._channel_lock
         if lane is None or lock.locked() or len(self._exchange) or not self.usable:

@@ -29,8 +29,8 @@ Every message is two frames, whatever the batch: one header, one of data.
     REQUESTS  client → worker       batch      Request      operations on lent streams (lanes.py)
     ANSWERS   worker → client       batch      Answer       outcomes, checkpoints
 
-On a lane (a Unix socket, lanesocket.py), from client to worker, a stream's number is the token under which it was lent; a request
-without operations asks for its checkpoint. A PING is answered by one.
+On a lane (a Unix socket, lanesocket.py), from client to worker, a stream's number is the token under
+which it was lent; a request without operations asks for its checkpoint. A PING is answered by one.
 
 Times on the wire are time left, never a clock reading. Nothing here opens a socket. A lease's
 results come in the order of its steps, one for each DECODE and CHECKPOINT.

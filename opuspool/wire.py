@@ -29,7 +29,7 @@ Every message is two frames, whatever the batch: one header, one of data.
     REQUESTS  client → worker       batch      Request      operations on lent streams (lanes.py)
     ANSWERS   worker → client       batch      Answer       outcomes, checkpoints
 
-On a lane (a Unix socket, lanesocket.py), from client to worker, a stream's number is the token under
+On a lane (lanesocket.py), from client to worker, a stream's number is the token under
 which it was lent; a request without operations asks for its checkpoint. A PING is answered by one.
 
 Times on the wire are time left, never a clock reading. Nothing here opens a socket. A lease's

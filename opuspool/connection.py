@@ -342,7 +342,7 @@ class Connection:
             if lane.watched is None:
                 self._eyes.watch(lane.fd, lane.may_be_read)
                 lane.watched = False
-            if wanted != bool(lane.watched):
+            if wanted != lane.watched:
                 self._eyes.watch_writing(lane.fd, on=wanted)
         lane.watched = wanted
 

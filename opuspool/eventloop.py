@@ -101,11 +101,11 @@ class LoopDriver:
             self._loop.remove_writer(copy)
 
     def _forget(self, fd: int) -> None:
-        copy = self._copies.pop(fd, None)
+        copy = self._copies.get(fd)
         if copy is not None:
             self._loop.remove_reader(copy)
             self._loop.remove_writer(copy)
-            os.close(copy)
+            self._close_copy(fd)
 
     def _close_copy(self, fd: int) -> None:
         copy = self._copies.pop(fd, None)

@@ -17,9 +17,8 @@ def create(name: str) -> int:
     Raises:
         OSError: there is no room for it.
     """
-    make = getattr(
-        os, "memfd_create", None
-    )  # Linux, where Python was built with a libc that has it
+    # Linux, where Python was built with a libc that has it.
+    make = getattr(os, "memfd_create", None)
     if make is not None:
         with suppress(OSError):  # a sandbox may forbid it
             return int(make(name))  # never written back to a disk, as the temporary folder may be

@@ -59,6 +59,9 @@ HANG = b"hang"
 BAD = b"bad"
 """A packet that begins like this is refused and leaves the decoder as it was."""
 
+SMASHING = b"smash"
+"""A packet that begins like this is decoded, and whatever its decoder decodes next kills."""
+
 DAMAGED = b"damaged"
 """A checkpoint that kills whoever restores it."""
 
@@ -93,6 +96,7 @@ class ToyDecoder:
     """A decoder whose state remembers everything, in order."""
 
     state: bytes = FRESH
+    smashed: bool = False
 
     def run(self, op: Op) -> tuple[int, bytes]:
         """Samples or a code, and the PCM."""
@@ -100,6 +104,7 @@ class ToyDecoder:
             return POISON, b""
         if op.packet.startswith(BAD):
             return INVALID_PACKET, b""
+        self.smashed = self.smashed or op.packet.startswith(SMASHING)
         self.state = blake2b(self.state + bytes([op.kind]) + op.packet, digest_size=8).digest()
         return SAMPLES, self.state
 
@@ -211,12 +216,15 @@ class ModelWorker:
         operations = ops.unpack(payload, step.ops)
         if any(op.packet.startswith((KILLER, OUTSIDE, HANG)) for op in operations):
             raise MisuseError(f"{self}: a killer in the journal of stream {step.stream}")
-        decoder.outcome(operations)
+        for op in operations:
+            if decoder.smashed and op.kind is not OpKind.POISONED:
+                raise FatalError("segv")
+            decoder.run(op)
 
     def _run(self, index: int, decoder: ToyDecoder, operations: list[Op]) -> tuple[Status, bytes]:
         for number, op in enumerate(operations):
             self._note(index, number)
-            if op.packet.startswith(KILLER):
+            if op.packet.startswith(KILLER) or (decoder.smashed and op.kind is not OpKind.POISONED):
                 raise FatalError("segv")
             if op.packet.startswith(OUTSIDE):
                 raise FatalError("killed")

@@ -11,6 +11,7 @@ from coremodel import (
     KILLER,
     OUTSIDE,
     SAMPLES,
+    SMASHING,
     ToyDecoder,
     World,
     packet,
@@ -1562,21 +1563,47 @@ def test_a_checkpoint_and_a_log_that_both_kill_are_given_up_in_turn() -> None:
     assert seen == [rebuild, rebuild, ["OPEN", "REPLAY ef", "DECODE g"], ["OPEN", "DECODE g"]]
 
 
-def test_after_a_poison_packet_the_checkpoint_is_distrusted_before_the_log() -> None:
-    """One more death behind it does not yet cost the whole of the stream's past."""
-    made = world(1, 1, recovery={"checkpoint_packets": 4})
+@pytest.mark.parametrize(
+    ("attempts", "rebuild"),
+    [(2, ["OPEN", "DECODE g"]), (3, ["OPEN", "REPLAY e"])],
+    ids=["the last attempt", "more are left"],
+)
+def test_after_a_poison_packet_the_checkpoint_is_distrusted_before_the_log(
+    attempts: int, rebuild: list[str]
+) -> None:
+    """One more death behind it costs the whole of the stream's past only to save the packet."""
+    made = world(1, 1, recovery={"checkpoint_packets": 4}, requests={"max_attempts": attempts})
     track = made.stream()
     decoded(made, track, "abcd")
-    decoded(made, track, "ef")
+    decoded(made, track, "e")
     made.send(track, [KILL, packet(b"g")])
-    for _ in range(2):
+    for _ in range(attempts):
         made.boot()
         made.run(made.worker_of(track))
     made.boot()
     worker = made.worker_of(track)
     dies_at(made, worker, len(steps(worker)) - 1, 1)
     made.boot()
-    assert steps(made.worker_of(track))[:2] == ["OPEN", "REPLAY ef"]
+    assert steps(made.worker_of(track))[:2] == rebuild
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+@pytest.mark.parametrize("checkpoint", [0, 4])
+def test_damage_in_the_log_does_not_cost_packet_after_packet(
+    attempts: int, checkpoint: int
+) -> None:
+    """Whatever is decoded behind it kills: one is given up, then the log is."""
+    recovery: dict[str, object] = {"checkpoint_packets": checkpoint}
+    made = world(1, 1, recovery=recovery, requests={"max_attempts": attempts})
+    track = made.stream()
+    decoded(made, track, "abcd")
+    made.send(track, [packet(SMASHING)])
+    made.work(2)
+    sent = [made.send(track, packets(letter)) for letter in "efgh"]
+    made.work(40, seconds=0.5)
+    given_up = [POISON in one.results for one in sent]
+    assert given_up == [True, attempts == 1, False, False]
+    assert made.core_stream(track).deaths == 0
 
 
 def test_a_stream_that_cannot_be_rebuilt_exactly_is_not_moved_for_balance() -> None:

@@ -84,9 +84,14 @@ def test_a_fault_that_does_not_come_again_is_not_noticed(faulty: Path, fault: st
     assert status["counters"]["retries"] == 1
 
 
-def test_damage_that_shows_later_costs_one_packet(faulty: Path) -> None:
+@pytest.mark.parametrize("checkpoint_packets", [5, 500], ids=["checkpoint", "log alone"])
+def test_damage_that_shows_later_costs_one_packet(
+    faulty: Path, tmp_path: Path, checkpoint_packets: int
+) -> None:
     """The packet in hand at the death is lost, the stream goes on with the next."""
-    with opuspool.Pool(workers=2) as pool, pool.stream() as stream:
+    config = tmp_path / "config.toml"
+    config.write_text(f"[recovery]\ncheckpoint_packets = {checkpoint_packets}\n")
+    with opuspool.Pool(workers=2, config=config) as pool, pool.stream() as stream:
         for packet in PACKETS[:10]:
             stream.decode(packet)
         assert stream.decode(faults.marker("smash")).shape == (320,)

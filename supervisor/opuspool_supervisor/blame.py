@@ -67,7 +67,8 @@ class Blame:
         _isolate(lease, position.record)
         if loss.weight == 1:
             place = _place(lease, stream, request, position)
-            _suspect(stream, place, rebuilding=request is None, fatal=fatal)
+            last = request is not None and self._is_last(request, position.op)
+            _suspect(stream, place, rebuilding=request is None, fatal=fatal, last=last)
             _punish(stream.client, loss.now)
         return stream, not fatal
 
@@ -89,7 +90,7 @@ class Blame:
             stream.fatal = Fatal(position.request, position.op, loss.weight)
         if loss.weight == 1:
             place = (position.request, position.op)
-            _suspect(stream, place, rebuilding=False, fatal=False)
+            _suspect(stream, place, rebuilding=False, fatal=False, last=False)
             _punish(stream.client, loss.now)
 
     def came_back(self, request: Request) -> bool:
@@ -124,6 +125,11 @@ class Blame:
         if loss.fresh and loss.weight == 1:  # nothing else can have done it: others are warned
             self._quarantine.add(packet, loss.now)
         return True
+
+    def _is_last(self, request: Request, index: int) -> bool:
+        """Whether an operation, or what comes after one that was given up, has one attempt left."""
+        spent = request.blame.get(index, 0.0) if request.blame else 0.0
+        return spent + 1 >= self._max_attempts
 
     def _note(self, request: Request, index: int, weight: float, *, final: bool = True) -> bool:
         """Add to an operation's blame; True where it is poison by it, and marked as that.
@@ -176,21 +182,25 @@ def _isolate(lease: Lease, record: int) -> None:
             what.alone = True
 
 
-def _suspect(stream: Stream, place: tuple[int, ...], *, rebuilding: bool, fatal: bool) -> None:
+def _suspect(
+    stream: Stream, place: tuple[int, ...], *, rebuilding: bool, fatal: bool, last: bool
+) -> None:
     """Note a death of a stream's worker, and how far its journal is to be trusted now.
 
-    A packet that kills again is guilty, and the journal is not, until it has been given up.
+    A packet that kills again is guilty, and the journal is not, until it has been given up. Behind
+    it the `last` attempt of a packet uses nothing of the journal: it may be innocent.
     """
+    cleared = fatal and not stream.gave_up and stream.trust is Trust.ALL
     again = stream.gave_up or stream.trust is not Trust.ALL
     again = again or (rebuilding and stream.died_at == place)
     stream.deaths = stream.deaths + 1 if again else 1
     stream.died_at = place
     stream.gave_up = fatal
     stream.suspect = True
-    if stream.deaths < 2 or (fatal and stream.trust is Trust.ALL):
+    if stream.deaths < 2 or cleared:
         return
     with_checkpoint = stream.trust is Trust.ALL and stream.journal.checkpoint is not None
-    stream.trust = Trust.LOG if with_checkpoint else Trust.NOTHING
+    stream.trust = Trust.LOG if with_checkpoint and not last else Trust.NOTHING
 
 
 def _punish(client: Client, now: float) -> None:

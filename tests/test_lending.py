@@ -9,6 +9,7 @@ import pytest
 from coremodel import FORMAT, KILLER, FatalError, ModelWorker, ToyDecoder, packets, taken_apart
 from opuspool_supervisor import audit, canary
 from opuspool_supervisor.core import (
+    STALL_SECONDS,
     Core,
     Death,
     Instruction,
@@ -775,6 +776,42 @@ def test_uneven_load_recalls_lent_streams() -> None:
     assert [len(scene.workers[serial].decoders) for serial in (first, second)] == [2, 2]
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["is with another worker", "waits"])
+def test_what_was_called_back_is_blamed_where_its_packets_are_now(*, lost: bool) -> None:
+    """Its old worker dies of a packet that came by the lane before the client heard."""
+    scene = Scene(2, ready=1)
+    tokens = {stream: scene.lent(stream) for stream in (1, 2, 3, 4)}
+    first, second = sorted(scene.workers)
+    scene.ready(second)
+    for _ in range(5):
+        scene.turn(0.2)
+    stream, _ = scene.all(ANNA, Status.RECALL)[0]
+    if lost:
+        scene.dies(scene.workers[second])
+        scene.turn()
+    scene.hand_back(stream, b"", "ab")
+    for number, flags in [(77, RAN), (78, Flag.RETRIED)]:
+        scene.send_blob(stream, ops.pack(packets("c")), 1, number=number, flags=flags)
+    scene.dies(scene.workers[first], by_lane(tokens[stream], 77))
+    found = {request.id: request.blame for request in scene.core.dispatcher.open_requests()}
+    assert found == {77: {0: 1.0}, 78: None}
+    assert scene.stream(stream).suspect
+    assert sum(slot.suspects for slot in scene.core.slots) == (0 if lost else 1)
+
+
+def test_a_log_ends_with_the_first_request_behind_it() -> None:
+    """What says that it was run before, but comes after, would be run twice."""
+    scene = Scene()
+    token = scene.lent(1)
+    only(scene).by_lane(token, "c")
+    scene.hand_back(1, b"", "abc")
+    request = scene.send(1, "d", flags=Flag.RETRIED)
+    scene.send(1, "x", flags=Flag.REPLAY)
+    scene.work()
+    assert scene.answer(request)[1][4:] == state_of("abcd")
+    assert [letters(blob, n) for blob, n in scene.stream(1).journal.entries] == ["abc", "d"]
+
+
 def refusals(scene: Scene) -> list[Refuse]:
     found = [done for done in scene.did if isinstance(done, Refuse)]
     scene.did.clear()
@@ -898,6 +935,18 @@ def test_who_moves_is_not_killed() -> None:
         assert not scene.core.progress(serial, progress, scene.now)
         scene.turn()
     assert kills(scene) == []
+
+
+def test_who_stood_still_while_the_supervisor_did_is_not_killed() -> None:
+    """After a suspend the worker has a whole deadline, and no longer one."""
+    scene = Scene()
+    serial = only(scene).serial
+    scene.core.progress(serial, 7, scene.now)
+    scene.now += STALL_SECONDS + 1
+    watch(scene, serial, HANG_SECONDS)
+    assert kills(scene) == []
+    watch(scene, serial, 0.5)
+    assert kills(scene) == [Kill(serial, "hang", dump=True)]
 
 
 def test_a_hang_by_a_lane_is_one_though_a_canary_waits() -> None:

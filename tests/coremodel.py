@@ -15,10 +15,9 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from opuspool_supervisor import canary
-from opuspool_supervisor.core import (
-    SWEEP_SECONDS,
-    Core,
-    Death,
+from opuspool_supervisor.core import SWEEP_SECONDS, Core
+from opuspool_supervisor.death import Death
+from opuspool_supervisor.instructions import (
     Kill,
     Report,
     Retire,
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from opuspool_supervisor.answers import Answers
-    from opuspool_supervisor.core import Instruction
+    from opuspool_supervisor.instructions import Instruction
     from opuspool_supervisor.records import Lease, Request, Stream
     from opuspool_supervisor.slots import Slot
 

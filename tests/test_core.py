@@ -20,7 +20,8 @@ from coremodel import (
 )
 from opuspool_supervisor import audit, canary
 from opuspool_supervisor.blame import FREE_KILLS, _punish
-from opuspool_supervisor.core import DUMP_SECONDS, RETIRE_SECONDS, Death
+from opuspool_supervisor.core import DUMP_SECONDS, RETIRE_SECONDS
+from opuspool_supervisor.death import Death
 from opuspool_supervisor.dispatch import BULK_ALONE
 from opuspool_supervisor.slots import HOPELESS, SlotState
 

@@ -23,7 +23,7 @@ import pytest
 from killing import all_idle, check_books, deaths
 from opuspool_supervisor import autopsy, crashes
 from opuspool_supervisor.books import RESTART_REASONS
-from opuspool_supervisor.core import Death
+from opuspool_supervisor.death import Death
 from opuspool_supervisor.records import Lease
 from opuspool_supervisor.slots import Slot, Worker
 from recordings import speech_packets

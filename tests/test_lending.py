@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from coremodel import FORMAT, KILLER, FatalError, ModelWorker, ToyDecoder, packets, taken_apart
 from opuspool_supervisor import audit, canary
-from opuspool_supervisor.core import (
-    STALL_SECONDS,
-    Core,
-    Death,
+from opuspool_supervisor.core import STALL_SECONDS, Core
+from opuspool_supervisor.death import Death
+from opuspool_supervisor.instructions import (
     Instruction,
     Kill,
     Refuse,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from opuspool.recorder import Position
     from opuspool.streamformat import StreamFormat
     from opuspool.wire import Step
-    from opuspool_supervisor.core import Death
+    from opuspool_supervisor.death import Death
     from opuspool_supervisor.records import Lease, Stream
     from opuspool_supervisor.slots import Slot, Worker
 

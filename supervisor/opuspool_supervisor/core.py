@@ -6,7 +6,6 @@ used here; the loop (loop.py) carries out what `take_instructions` gives.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,23 @@ from opuspool import digests
 from opuspool.wire import Status
 from opuspool_supervisor import autopsy, canary, recycle
 from opuspool_supervisor.books import Books
+from opuspool_supervisor.death import Death
 from opuspool_supervisor.dispatch import Dispatcher
 from opuspool_supervisor.history import End, History
+from opuspool_supervisor.instructions import (
+    Instruction,
+    Kill,
+    Refuse,
+    Report,
+    Retire,
+    SendLease,
+    Spawn,
+    Tell,
+)
 from opuspool_supervisor.records import Lease, Loss
 from opuspool_supervisor.restart import RestartPolicy, Verdict
 from opuspool_supervisor.results import ResultsError
 from opuspool_supervisor.slots import (
-    EMPTY,
     HOPELESS,
     SERVING,
     VACANT,
@@ -30,6 +39,7 @@ from opuspool_supervisor.slots import (
     Watch,
     Worker,
 )
+from opuspool_supervisor.slottable import SlotTable
 from opuspool_supervisor.timings import Timings
 
 if TYPE_CHECKING:
@@ -38,7 +48,6 @@ if TYPE_CHECKING:
     from opuspool import wire
     from opuspool.config import Config
     from opuspool.recorder import LaneCounts, Position
-    from opuspool_supervisor.autopsy import Autopsy
 
 DUMP_SECONDS = 0.25
 """A hung worker has this long to write its traceback before it is killed."""
@@ -75,90 +84,6 @@ SIGKILL comes from outside (or from the kernel, when memory is out): not poison 
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """Start a worker for a slot."""
-
-    slot: Slot
-    serial: int
-
-
-@dataclass(frozen=True, slots=True)
-class SendLease:
-    """Send a lease to a worker."""
-
-    serial: int
-    lease: Lease
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """End a worker; with `dump` it may write its traceback first."""
-
-    serial: int
-    reason: str
-    dump: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Retire:
-    """Ask an idle worker to leave."""
-
-    serial: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """Tell a worker which packets it may not decode for clients."""
-
-    serial: int
-    packets: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Write an event to the log."""
-
-    level: str
-    event: str
-    facts: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Write a report of a death that was not planned."""
-
-    reason: str
-    death: Death
-    autopsy: Autopsy
-
-
-Instruction = Spawn | SendLease | Kill | Retire | Refuse | Tell | Report
-
-
-@dataclass(frozen=True, slots=True)
-class Death:
-    """How a worker ended.
-
-    Attributes:
-        reason: one of `books.RESTART_REASONS`.
-        words: the same for a reader ("SIGSEGV", "exit code 66: libopus was not found ...").
-        position: what its flight recorder says; None where it cannot be read.
-        fault_text: what faulthandler wrote.
-        stderr_tail: the end of its standard error.
-        by_lane: what it had done for clients by lanes; None: that cannot be read.
-        kept: the packets that it ran last for them, the newest last; None: a long one.
-    """
-
-    reason: str
-    words: str
-    position: Position | None = None
-    fault_text: str = ""
-    stderr_tail: str = ""
-    by_lane: LaneCounts | None = None
-    kept: tuple[bytes | None, ...] = ()
-
-
 class Core:
     """All decisions of a supervisor.
 
@@ -176,7 +101,7 @@ class Core:
         self._config = config
         self._policy = RestartPolicy(config.restart, rng)
         workers, spares = config.workers.count, config.workers.spares
-        self.slots = [Slot(n, spare=n >= workers) for n in range(workers + spares)]
+        self.slots = SlotTable(workers, spares)
         self.books = Books()
         self.timings = Timings()
         self.history = History()
@@ -332,7 +257,7 @@ class Core:
 
     def recycle(self, number: int, now: float) -> str | None:
         """Replace a slot's worker as soon as it is idle; returns why not, where it cannot be."""
-        slot = self._with_ready_worker(number)
+        slot = self.slots.with_ready_worker(number)
         if isinstance(slot, str):
             return slot
         if slot.worker is not None and slot.worker.recycle is None:
@@ -343,11 +268,11 @@ class Core:
 
     def restart(self, number: int, now: float) -> str | None:
         """Kill a slot's worker now, without blame, or end a slot's drain; returns why not."""
-        slot = self._find(number)
+        slot = self.slots.find(number)
         if isinstance(slot, Slot) and slot.drain:
             self._resume(slot, now)
             return None
-        slot = self._with_ready_worker(number)
+        slot = self.slots.with_ready_worker(number)
         if isinstance(slot, str) or slot.worker is None:
             return str(slot)
         slot.worker.recycle = "killed"
@@ -360,7 +285,7 @@ class Core:
 
         It stays empty until it is restarted. The last slot that serves is not drained.
         """
-        slot = self._find(number)
+        slot = self.slots.find(number)
         if isinstance(slot, str):
             return slot
         if not slot.spare and not any(s.serving for s in self.slots if s is not slot):
@@ -368,7 +293,7 @@ class Core:
         if not slot.drain:
             slot.drain = True
             self._tell("info", "drain_asked_for", _facts(slot))
-            self._let_go(slot)
+            slot.let_go()
             self._retire_if_due(slot, now)
         return None
 
@@ -377,9 +302,7 @@ class Core:
         self._config = config
         self._policy.reconfigure(config.restart)
         self.dispatcher.reconfigure(config, now)
-        self._resize(config.workers.count, spare=False)
-        self._resize(config.workers.spares, spare=True)
-        self.slots.sort(key=lambda slot: (slot.spare, slot.number))
+        self.slots.resize(config.workers.count, config.workers.spares)
         for slot in self.slots:
             self._retire_if_due(slot, now)
         self._staff(now)
@@ -439,29 +362,6 @@ class Core:
 
     # Insides
 
-    def _resize(self, wanted: int, *, spare: bool) -> None:
-        """Keep the lowest slots of a kind, but drained ones last; leaving ones come back first."""
-        kind = [slot for slot in self.slots if slot.spare is spare]
-        kind.sort(key=lambda slot: slot.drain)  # stable
-        for index, slot in enumerate(kind):
-            self._set_leaving(slot, leaving=index >= wanted)
-        taken = {slot.number for slot in self.slots}
-        free = (number for number in count() if number not in taken)
-        self.slots += [Slot(next(free), spare=spare) for _ in range(wanted - len(kind))]
-
-    def _set_leaving(self, slot: Slot, *, leaving: bool) -> None:
-        slot.leaving = leaving
-        if leaving or slot.drain:
-            self._let_go(slot)
-        elif slot.worker and not slot.doomed and slot.worker.recycle == "exit":
-            slot.worker.recycle = None
-
-    def _let_go(self, slot: Slot) -> None:
-        """Have a slot's worker leave when it is idle."""
-        worker = slot.worker
-        if worker is not None and not slot.doomed and worker.recycle is None:
-            worker.recycle = "exit"
-
     def _resume(self, slot: Slot, now: float) -> None:
         """End a drain: a worker that is on its way out has a successor."""
         slot.drain = False
@@ -475,8 +375,8 @@ class Core:
 
     def _tend(self, now: float) -> None:
         """Do what is due to slots that do not serve: start their workers, or close them."""
-        self._drop_left()
-        self._keep_empty()
+        self.slots.drop_left()
+        self.slots.keep_empty()
         for slot in self.slots:
             if slot.state in VACANT and slot.due <= now and not self.draining:
                 slot.advance(SlotEvent.SPAWNED)
@@ -494,33 +394,6 @@ class Core:
                 slot = self._by_serial[serial]
                 reason = slot.worker.killed_for if slot.worker else None
                 self._instructions.append(Kill(serial, reason or "hang"))
-
-    def _drop_left(self) -> None:
-        """Forget the slots that were leaving and have no process any more."""
-        self.slots[:] = [s for s in self.slots if not (s.leaving and s.state in EMPTY)]
-
-    def _keep_empty(self) -> None:
-        """Close the slots that are to be empty, and are."""
-        for slot in self.slots:
-            if slot.drain and slot.state in VACANT:
-                slot.advance(SlotEvent.EMPTIED)
-
-    def _find(self, number: int) -> Slot | str:
-        """The slot of that number, or in words which there are."""
-        slot = next((slot for slot in self.slots if slot.number == number), None)
-        if slot is not None:
-            return slot
-        known = ", ".join(str(slot.number) for slot in self.slots)
-        return f"there is no slot {number}: they are {known}"
-
-    def _with_ready_worker(self, number: int) -> Slot | str:
-        """The slot of that number, or in words why its worker cannot be replaced."""
-        slot = self._find(number)
-        if isinstance(slot, str):
-            return slot
-        if slot.worker is None or slot.worker.ready is None or slot.doomed:
-            return f"slot {number} is {slot.state}: it has no worker that could be replaced"
-        return slot
 
     def _lease(self, now: float) -> None:
         for slot in self.slots:
@@ -695,7 +568,7 @@ class Core:
         slot.generation += 1
         slot.boot_failures = slot.hopeless = 0
         slot.advance(SlotEvent.PROMOTED)
-        self._set_leaving(slot, leaving=False)
+        slot.set_leaving(leaving=False)
         self._by_serial[worker.serial] = slot
         self._tell("info", "spare_promoted", _facts(slot))
 

@@ -19,9 +19,8 @@ from opuspool.errors import ConfigError, WireError
 from opuspool.frames import Port
 from opuspool.wire import Kind, Status
 from opuspool_supervisor import asking, reload, status
-from opuspool_supervisor.core import (
-    Core,
-    Death,
+from opuspool_supervisor.core import Core
+from opuspool_supervisor.instructions import (
     Kill,
     Refuse,
     Report,
@@ -40,7 +39,8 @@ if TYPE_CHECKING:
 
     from opuspool.config import Config
     from opuspool.parent import ParentWatch
-    from opuspool_supervisor.core import Instruction
+    from opuspool_supervisor.death import Death
+    from opuspool_supervisor.instructions import Instruction
     from opuspool_supervisor.listen import Listener
     from opuspool_supervisor.log import Log
     from opuspool_supervisor.monitor import Monitor

@@ -18,7 +18,7 @@ import psutil
 
 from opuspool import recorder
 from opuspool.exitcause import name_exit
-from opuspool_supervisor.core import Death
+from opuspool_supervisor.death import Death
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from opuspool.config import CrashesConfig
     from opuspool_supervisor.autopsy import Autopsy, InHand
     from opuspool_supervisor.books import Books
-    from opuspool_supervisor.core import Report
+    from opuspool_supervisor.instructions import Report
     from opuspool_supervisor.log import Log
 
 BACKLOG = 100

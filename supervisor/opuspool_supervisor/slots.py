@@ -225,3 +225,17 @@ class Slot:
     def doomed(self) -> bool:
         """Whether its worker is being killed: what it still says does not count."""
         return self.worker is not None and self.worker.killed_for is not None
+
+    def set_leaving(self, *, leaving: bool) -> None:
+        """Note whether the slot is to go; its worker leaves with it, or stays after all."""
+        self.leaving = leaving
+        if leaving or self.drain:
+            self.let_go()
+        elif self.worker and not self.doomed and self.worker.recycle == "exit":
+            self.worker.recycle = None
+
+    def let_go(self) -> None:
+        """Have the worker leave when it is idle."""
+        worker = self.worker
+        if worker is not None and not self.doomed and worker.recycle is None:
+            worker.recycle = "exit"

@@ -676,7 +676,7 @@ class World:
 
     def _check_books(self) -> None:
         books = self.books
-        unanswered = self.dispatcher.queued + self.dispatcher.in_flight
+        unanswered = self.dispatcher.admission.queued + self.dispatcher.in_flight
         assert books.accepted == sum(books.requests.values()) + unanswered, "requests"
         alive = sum(slot.worker is not None for slot in self.core.slots)
         ended = sum(books.worker_restarts.values())
@@ -685,7 +685,7 @@ class World:
         assert len(self.open) == self.core.open_requests
 
     def _check_counts(self) -> None:
-        back = [request for _, request in self.dispatcher._held]
+        back = list(self.dispatcher._held)
         held: list[Request] = [*self.dispatcher.unplaced, *back]
         leased: list[Request] = []
         for slot in self.core.slots:
@@ -694,7 +694,7 @@ class World:
             assert slot.load == sum(r.count for r in waiting + running), f"slot {slot.number}: load"
             held += waiting
             leased += running
-        assert self.dispatcher.queued == sum(not r.answered for r in held), "queued"
+        assert self.dispatcher.admission.queued == sum(not r.answered for r in held), "queued"
         assert self.dispatcher.in_flight == sum(not r.answered for r in leased), "in flight"
         pending: dict[Stream, int] = {}
         for request in held + leased:
@@ -706,11 +706,11 @@ class World:
             assert stream.pending == count, f"stream {stream.key}: pending"
             assert stream.held == sum(r.stream is stream for r in back), f"{stream.key}: held"
         living = [s for s in pending if s.client.streams.get(s.id) is s]
-        assert self.dispatcher.streams == len(living), "streams"
+        assert self.dispatcher.admission.streams == len(living), "streams"
         size = sum(r.size for r in held + leased)
-        assert self.dispatcher._queued_bytes == size, "queued bytes"
+        assert self.dispatcher.admission.queued_bytes == size, "queued bytes"
         output = sum(r.output_bytes for r in held + leased)
-        assert self.dispatcher._queued_output == output, "queued output"
+        assert self.dispatcher.admission.queued_output == output, "queued output"
 
     def _check_places(self) -> None:
         for slot in self.core.slots:

@@ -126,9 +126,9 @@ def test_the_way_of_a_packet() -> None:
     made = world()
     track = made.stream()
     sent = made.send(track, packets("a"))
-    assert (made.dispatcher.queued, made.dispatcher.in_flight) == (1, 0)
+    assert (made.dispatcher.admission.queued, made.dispatcher.in_flight) == (1, 0)
     made.turn()
-    assert (made.dispatcher.queued, made.dispatcher.in_flight) == (0, 1)
+    assert (made.dispatcher.admission.queued, made.dispatcher.in_flight) == (0, 1)
     assert steps(only(made)) == ["OPEN", "DECODE a"]
     made.finish(only(made))
     made.turn()
@@ -214,7 +214,7 @@ def test_a_closed_stream_leaves_nothing() -> None:
     track = made.stream()
     made.send(track, packets("a"), close=True)
     made.work(3)
-    assert made.dispatcher.streams == 0
+    assert made.dispatcher.admission.streams == 0
     assert only(made).decoders == {}
     late = made.send(track, packets("b"), flags=0)
     made.turn()
@@ -1133,7 +1133,7 @@ def test_a_client_that_goes_leaves_nothing() -> None:
     assert waits(waiting)
     assert made.books.packets_decoded == 3
     assert outcomes(made) == {"ok": 2, "abandoned": 2}
-    assert made.dispatcher.streams == 1
+    assert made.dispatcher.admission.streams == 1
     assert len(only(made).decoders) == 1
 
 
@@ -1163,7 +1163,7 @@ def test_a_silent_client_is_dropped_after_its_time() -> None:
         made.turn(0.5)
     made.work(2)
     assert set(made.dispatcher.clients) == {b"bert"}
-    assert made.dispatcher.streams == 1
+    assert made.dispatcher.admission.streams == 1
     assert [facts["client"] for facts in told(made, "client_dropped")] == [b"anna".hex()]
 
 
@@ -1645,7 +1645,7 @@ def test_a_last_request_that_is_refused_still_closes_its_stream() -> None:
     last = made.send(track, packets("c"), close=True)
     made.work(3)
     assert last.status is Status.OVERLOADED
-    assert made.dispatcher.streams == 0
+    assert made.dispatcher.admission.streams == 0
 
 
 def test_the_gain_outlives_the_log_that_set_it() -> None:

@@ -330,8 +330,8 @@ class CoreMachine(RuleBasedStateMachine):
         for track in world.tracks.values():
             world.close(track)
         world.work(3)
-        assert world.dispatcher.streams == 0
-        assert world.dispatcher._queued_bytes == 0
+        assert world.dispatcher.admission.streams == 0
+        assert world.dispatcher.admission.queued_bytes == 0
         for worker in world.workers.values():
             assert not worker.decoders, f"{worker} keeps decoders {worker.decoders}"
 

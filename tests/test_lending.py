@@ -521,7 +521,7 @@ def test_a_lent_stream_is_handed_back_at_any_time() -> None:
     scene.work()
     assert scene.answer(request)[1][4:] == state_of("abcde")
     assert len(only(scene).decoders) == 1
-    assert (scene.books.streams_returned, scene.core.dispatcher.streams) == (1, 1)
+    assert (scene.books.streams_returned, scene.core.dispatcher.admission.streams) == (1, 1)
     assert (scene.books.retries, scene.books.streams_handed_over) == (0, 0)
 
 
@@ -531,7 +531,7 @@ def test_closing_a_lent_stream_closes_its_decoder() -> None:
     scene.send_blob(1, b"", 0, flags=Flag.CLOSE)
     scene.work()
     assert only(scene).decoders == {}
-    assert (scene.core.dispatcher.streams, len(scene.core.dispatcher.lending)) == (0, 0)
+    assert (scene.core.dispatcher.admission.streams, len(scene.core.dispatcher.lending)) == (0, 0)
 
 
 def test_a_client_that_goes_leaves_nothing_lent() -> None:

@@ -170,7 +170,7 @@ def test_a_flood_of_killers_kills_hardly_more_than_once_each() -> None:
     assert all(sent.status is Status.OK for sent in good)
     world.work(40, seconds=1.0)
     assert {sent.status for sent in flood} == {Status.FAILED_OPS, Status.TIMEOUT}
-    assert world.dispatcher.queued == world.dispatcher.in_flight == 0
+    assert world.dispatcher.admission.queued == world.dispatcher.in_flight == 0
 
 
 def test_another_clients_passing_fault_is_tried_again_soon() -> None:

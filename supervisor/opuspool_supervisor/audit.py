@@ -19,13 +19,13 @@ def discrepancies(core: Core) -> list[str]:
     equations = {
         "accepted = finished + queued + in flight": (
             books.accepted,
-            finished + dispatcher.queued + dispatcher.in_flight,
+            finished + dispatcher.admission.queued + dispatcher.in_flight,
         ),
-        "queued = requests that wait": (dispatcher.queued, len(open_) - leased),
+        "queued = requests that wait": (dispatcher.admission.queued, len(open_) - leased),
         "in flight = requests that are leased": (dispatcher.in_flight, leased),
         "spawned = alive + ended": (books.spawns, alive + ended),
         "streams = streams of all clients": (
-            dispatcher.streams,
+            dispatcher.admission.streams,
             sum(len(client.streams) for client in dispatcher.clients.values()),
         ),
     }

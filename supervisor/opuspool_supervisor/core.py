@@ -146,7 +146,7 @@ class Core:
         slot.advance(SlotEvent.READY)
         self.boot_error = None
         if not self.draining:
-            self.dispatcher.refusal = None
+            self.dispatcher.admission.refusal = None
         facts = _facts(slot)
         self._tell("info", "worker_ready", {**facts, "boot_seconds": now - slot.worker.started})
         self._retire_if_due(slot, now)
@@ -310,7 +310,7 @@ class Core:
     def drain(self, now: float) -> None:
         """Take nothing new; what has been accepted is still done."""
         self.draining = True
-        self.dispatcher.refusal = (Status.SHUTDOWN, "the supervisor is shutting down")
+        self.dispatcher.admission.refusal = (Status.SHUTDOWN, "the supervisor is shutting down")
         self._staff(now)
         self._fail_if_none_is_left()
         self._tell("info", "draining", {"open_requests": self.open_requests, "at": now})
@@ -346,7 +346,7 @@ class Core:
     @property
     def open_requests(self) -> int:
         """Requests that have no answer yet."""
-        return self.dispatcher.queued + self.dispatcher.in_flight
+        return self.dispatcher.admission.queued + self.dispatcher.in_flight
 
     @property
     def health(self) -> str:
@@ -370,7 +370,7 @@ class Core:
             slot.advance(SlotEvent.RESUMED)
             slot.due = now
             if not self.draining:
-                self.dispatcher.refusal = None
+                self.dispatcher.admission.refusal = None
         self._staff(now)
 
     def _tend(self, now: float) -> None:
@@ -581,13 +581,13 @@ class Core:
             return
         wanted = [slot for slot in self.slots if not slot.drain]
         if all(slot.state in VACANT and slot.hopeless >= HOPELESS for slot in wanted):
-            self.dispatcher.refusal = (Status.BOOT, self.boot_error)
-            self.dispatcher.fail_waiting(*self.dispatcher.refusal)
+            self.dispatcher.admission.refusal = (Status.BOOT, self.boot_error)
+            self.dispatcher.fail_waiting(*self.dispatcher.admission.refusal)
 
     def _fail_if_none_is_left(self) -> None:
         """In a drain no worker is started: without any, what waits will not be done."""
-        if self.dispatcher.refusal and not any(slot.worker for slot in self.slots):
-            self.dispatcher.fail_waiting(*self.dispatcher.refusal)
+        if self.dispatcher.admission.refusal and not any(slot.worker for slot in self.slots):
+            self.dispatcher.fail_waiting(*self.dispatcher.admission.refusal)
 
     def _kill(self, slot: Slot, reason: str, now: float, *, dump: bool) -> None:
         worker = slot.worker

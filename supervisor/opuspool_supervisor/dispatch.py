@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 from opuspool import ops, wire
 from opuspool.errors import RETRY_AFTER_SECONDS, WireError
 from opuspool.ops import AS_INT16, POISON
-from opuspool.streamformat import FORMATS, MAX_PACKET_PCM_BYTES
+from opuspool.streamformat import FORMATS
 from opuspool.wire import Action, Answer, Flag, Status, Step
 from opuspool_supervisor import results
+from opuspool_supervisor.admission import Admission
 from opuspool_supervisor.answers import Answers
 from opuspool_supervisor.blame import Blame
+from opuspool_supervisor.held import Held
 from opuspool_supervisor.journal import Trust
 from opuspool_supervisor.lending import Lending
 from opuspool_supervisor.quarantine import Quarantine
@@ -68,11 +70,11 @@ class Dispatcher:
 
     Attributes:
         answers: answers to send, by client; the owner takes them out.
+        admission: what waits, and why no more may.
         retries: how often what has killed a worker is run again.
         lending: streams whose clients send their packets to their workers themselves.
         came_back: a request that has killed a worker waits for a place.
-        refusal: what every new request is told while no work can be done; None otherwise.
-        queued, in_flight: unanswered requests that wait, or are leased.
+        in_flight: unanswered requests that are leased.
     """
 
     def __init__(self, config: Config, slots: list[Slot], books: Books, timings: Timings) -> None:
@@ -82,10 +84,9 @@ class Dispatcher:
         self._books = books
         self._keys = count(1)
         self._lease_ids = count(1)
-        self._queued_bytes = 0
-        self._queued_output = 0
-        self._held: list[tuple[float, Request]] = []
+        self._held = Held()
         self._take_sizes(config)
+        self.admission = Admission(config.limits)
         self.clients: dict[bytes, Client] = {}
         self.unplaced: deque[Request] = deque()
         self.answers: dict[bytes, Answers] = defaultdict(Answers)
@@ -94,22 +95,19 @@ class Dispatcher:
         self.retries = RetryBudget(config.requests, books)
         self.lending = Lending(config, self.answers, books)
         self.came_back = False
-        self.refusal: tuple[Status, str] | None = None
-        self.queued = 0
         self.in_flight = 0
-        self.streams = 0
 
     def reconfigure(self, config: Config, now: float) -> None:
         """Go by other settings from now on; what has been accepted stays accepted."""
         self._config = config
         self._take_sizes(config)
+        self.admission.limits = config.limits
         self.quarantine.resize(config.quarantine.packets, config.quarantine.ttl_seconds)
         self._blame.reconfigure(config.requests.max_attempts)
         self.retries.reconfigure(config.requests, now)
         self.lending.reconfigure(config)
 
     def _take_sizes(self, config: Config) -> None:
-        self._limits = config.limits
         self._lease_packets = config.requests.lease_packets
         self._bulk_packets = config.requests.lease_packets * BULK_ALONE
         self._checkpoint_packets = config.recovery.checkpoint_packets
@@ -129,7 +127,7 @@ class Dispatcher:
         """Take a client's requests; each is queued, or answered at once with why not."""
         client = self.client(key, now)
         streams = client.streams
-        plain = self._has_room_for(message)
+        plain = not len(self.quarantine) and self.admission.has_room_for(message)
         # Done for every packet: what nothing can be said against is queued at once.
         for row, blob in zip(message.rows, message.payloads(), strict=True):
             number, stream_id, timeout_ms, _, count, code, flags = row
@@ -148,18 +146,6 @@ class Dispatcher:
             else:
                 self._take(client, row, blob, now)
 
-    def _has_room_for(self, message: wire.Message) -> bool:
-        """Whether nothing in a message can be too much, or has to be sifted."""
-        limits = self._limits
-        output = sum([row[4] for row in message.rows]) * MAX_PACKET_PCM_BYTES
-        return (
-            self.refusal is None
-            and not len(self.quarantine)
-            and self.queued + len(message.rows) <= limits.queued_requests
-            and self._queued_bytes + len(message.data) <= limits.queued_bytes
-            and self._queued_output + output <= limits.queued_output_bytes
-        )
-
     def _take(self, client: Client, row: wire.Row, blob: bytes, now: float) -> None:
         number, stream_id, count, flags = row[0], row[1], row[4], row[6]
         if flags & Flag.TAKE:
@@ -176,7 +162,10 @@ class Dispatcher:
         self._books.accepted += 1
         number, stream_id, timeout_ms, _, count, code, flags = row
         stream = client.streams.get(stream_id)
-        refusal = self._refuse(code, count, blob, stream) if stream else self._refuse_new(row, blob)
+        if stream is not None:
+            refusal = self.admission.refuse(stream, code, count, blob)
+        else:
+            refusal = self.admission.refuse_new(row, blob)
         if refusal is not None:
             self._answer_refused(client, stream, row, refusal)
             return
@@ -206,13 +195,12 @@ class Dispatcher:
         stream = request.stream
         stream.handing_over = False
         stream.pending += 1
-        self.queued += 1
-        self._queued_bytes += request.size
-        self._queued_output += request.output_bytes
+        self.admission.add(request)
         if stream.suspect:
             until = max(until, stream.client.penalty_until)
         if stream.held or until > now:
-            self._hold(request, until)
+            self._held.add(request, until)
+            self._books.held_requests += 1
         else:
             self._place(request)
 
@@ -226,13 +214,6 @@ class Dispatcher:
             stream.closing = True
             self._drop_if_done(stream)
 
-    def _hold(self, request: Request, until: float) -> None:
-        stream = request.stream
-        stream.held_until = max(stream.held_until if stream.held else 0.0, until)
-        stream.held += 1
-        self._held.append((stream.held_until, request))
-        self._books.held_requests += 1
-
     def _sift(self, blob: bytes, count: int, now: float) -> bytes:
         """Mark the packets of a request that are in quarantine."""
         for index, op in enumerate(ops.unpack(blob, count)):
@@ -245,7 +226,7 @@ class Dispatcher:
         """Take over a stream that another supervisor had: its checkpoint, then its log."""
         stream = client.streams.get(record.stream)
         if record.flags & Flag.RESTORE:
-            fits = record.format in FORMATS and self.streams < self._config.limits.streams
+            fits = record.format in FORMATS and self.admission.has_room_for_a_stream()
             if stream is not None and stream.lent:
                 self._take_back(stream, record, blob)
             elif stream is None and fits:
@@ -273,7 +254,7 @@ class Dispatcher:
         In a record of its own: of the old one a request may be in hand whose deadline has passed.
         """
         client, number, bulk = stream.client, stream.id, stream.bulk
-        self.streams -= 1
+        self.admission.streams -= 1
         back = self._open(client, number, stream.format.code, bulk=bulk)
         self._restore(back, record, checkpoint)
         for name in _KEPT:
@@ -288,59 +269,8 @@ class Dispatcher:
             # Streams that began together would all be saved together, again and again.
             stream.unsaved = stream.key % self._checkpoint_packets
         client.streams[stream_id] = stream
-        self.streams += 1
+        self.admission.streams += 1
         return stream
-
-    def _refuse_new(self, row: wire.Row, blob: bytes) -> tuple[Status, str] | None:
-        """Why a request of an unknown stream is refused, if it is."""
-        request = wire.Request._make(row)
-        if not request.flags & Flag.OPEN:
-            return Status.STREAM_CLOSED, "the supervisor does not know this stream (any more)"
-        if request.format not in FORMATS:
-            return Status.BAD_REQUEST, f"format {request.format} is not one of ours"
-        if self.streams >= self._config.limits.streams:
-            return Status.OVERLOADED, f"{self.streams} streams are open: close some"
-        return self._refuse(request.format, request.ops, blob, None)
-
-    def _refuse(
-        self, code: int, count: int, blob: bytes, stream: Stream | None
-    ) -> tuple[Status, str] | None:
-        """Why a request is refused, if it is."""
-        if self.refusal is not None:
-            return self.refusal
-        if stream is not None and stream.lent:
-            return Status.STREAM_CLOSED, "the stream is lent to its client, which has to return it"
-        fmt = FORMATS[code] if stream is None else stream.format
-        if fmt.code != code:
-            return Status.BAD_REQUEST, "a stream's format cannot change"
-        size, output = len(blob), count * fmt.max_packet_pcm_bytes
-        limits = self._limits
-        if (
-            self.queued >= limits.queued_requests
-            or self._queued_bytes + size > limits.queued_bytes
-            or self._queued_output + output > limits.queued_output_bytes
-        ):
-            return self._refuse_for_size(size, output)
-        try:
-            ops.check(blob, count)
-        except WireError as error:
-            return Status.BAD_REQUEST, str(error)
-        return None
-
-    def _refuse_for_size(self, size: int, output: int) -> tuple[Status, str]:
-        """Which limit a request does not fit: one that it never will, or one that is full now."""
-        limits = self._limits
-        if size > limits.queued_bytes or output > limits.queued_output_bytes:
-            return Status.BAD_REQUEST, (
-                f"a request of {size} bytes, for up to {output} bytes of PCM, is more than "
-                "may ever be queued: send fewer packets a call, or raise [limits] queued_bytes and "
-                "queued_output_bytes"
-            )
-        if self.queued >= limits.queued_requests:
-            return Status.OVERLOADED, f"{self.queued} requests are queued: send less, or later"
-        if self._queued_bytes + size > limits.queued_bytes:
-            return Status.OVERLOADED, f"{self._queued_bytes} bytes are queued: send less, or later"
-        return Status.OVERLOADED, "what is queued may decode to too much: send less, or later"
 
     # Requests go to slots
 
@@ -390,23 +320,9 @@ class Dispatcher:
     def release_held(self, now: float) -> None:
         """Place the requests that have been held back for long enough."""
         for stream in self.retries.freed(now):
-            self._set_held_until(stream, now)
-        due = [request for until, request in self._held if until <= now]
-        if due:
-            self._held = [pair for pair in self._held if pair[0] > now]
-            for request in due:
-                request.stream.held -= 1
-                self._place(request)
-
-    def _hold_retry(self, stream: Stream, requests: list[Request]) -> None:
-        """Hold back a stream, all of it and in order, until the retry budget gives it back."""
-        self._held = [(inf, request) for request in requests] + self._held
-        stream.held += len(requests)
-        self._set_held_until(stream, inf)
-
-    def _set_held_until(self, stream: Stream, until: float) -> None:
-        stream.held_until = until
-        self._held = [(until if r.stream is stream else due, r) for due, r in self._held]
+            self._held.set_until(stream, now)
+        for request in self._held.take_due(now):
+            self._place(request)
 
     def rebalance(self) -> None:
         """Move quiet streams from the slot with the most to the one with the fewest."""
@@ -470,7 +386,7 @@ class Dispatcher:
             rows.append((stream.key, len(blob), count, stream.format.code, _DECODE))
             payloads.append(blob)
             request.leased = True
-            self.queued -= 1
+            self.admission.queued -= 1
             self.in_flight += 1
             room = 0 if request.alone else room - count
             self.lending.offer(stream, slot, lease)
@@ -596,7 +512,7 @@ class Dispatcher:
                 request.leased = False
                 if not request.answered:
                     self.in_flight -= 1
-                    self.queued += 1
+                    self.admission.queued += 1
                     self._books.retries += 1
         lent = self.lending.in_hand(loss.position)
         if lent is not None and loss.position is not None:
@@ -617,7 +533,7 @@ class Dispatcher:
             self._books.streams_moved += 1
         slot.streams.clear()
         if blamed is not None and retried and not self.retries.take(blamed, loss.now):
-            self._hold_retry(blamed, [r for r in requests if r.stream is blamed])
+            self._held.put_back(blamed, [r for r in requests if r.stream is blamed])
             requests = [r for r in requests if r.stream is not blamed]
         self.unplaced.extendleft(reversed(requests))
 
@@ -670,7 +586,7 @@ class Dispatcher:
 
     def fail_waiting(self, status: Status, message: str) -> None:
         """Answer every request that waits for a slot with an error."""
-        for request in (*self.unplaced, *[request for _, request in self._held]):
+        for request in (*self.unplaced, *self._held):
             self._fail(request, status, message)
         self._forget_answered()
 
@@ -689,7 +605,7 @@ class Dispatcher:
                 self._finish(request, "abandoned")
         streams = list(client.streams.values())
         client.streams.clear()
-        self.streams -= len(streams)
+        self.admission.streams -= len(streams)
         for stream in streams:
             stream.closing = True
             self._drop_if_done(stream)
@@ -705,10 +621,8 @@ class Dispatcher:
             slot.bulk = self._without_answered(slot.bulk)
             kept = {id(request) for request in (*slot.live, *slot.bulk)}
             slot.load -= sum(request.count for request in before if id(request) not in kept)
-        for pair in [pair for pair in self._held if pair[1].answered]:
-            self._held.remove(pair)
-            pair[1].stream.held -= 1
-            self._forget(pair[1])
+        for request in self._held.take_answered():
+            self._forget(request)
 
     def _without_answered(self, queue: deque[Request]) -> deque[Request]:
         answered = [request for request in queue if request.answered]
@@ -721,7 +635,7 @@ class Dispatcher:
     def open_requests(self) -> Iterable[Request]:
         """All requests that are not settled, wherever they are."""
         yield from list(self.unplaced)
-        yield from [request for _, request in self._held]
+        yield from list(self._held)
         for slot in self._slots:
             yield from list(slot.live)
             yield from list(slot.bulk)
@@ -746,13 +660,12 @@ class Dispatcher:
         if request.leased:
             self.in_flight -= 1
         else:
-            self.queued -= 1
+            self.admission.queued -= 1
         self._books.requests[outcome] += 1
 
     def _forget(self, request: Request) -> None:
         """The request is settled or will never run: its stream need not wait for it."""
-        self._queued_bytes -= request.size
-        self._queued_output -= request.output_bytes
+        self.admission.forget(request)
         stream = request.stream
         stream.pending -= 1
         if request.blame is not None and stream.slot is not None:
@@ -766,7 +679,7 @@ class Dispatcher:
         self._unbind(stream)
         if stream.client.streams.get(stream.id) is stream:
             del stream.client.streams[stream.id]
-            self.streams -= 1
+            self.admission.streams -= 1
 
 
 def _fits(lease: Lease, request: Request) -> bool:

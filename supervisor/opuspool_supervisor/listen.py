@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from opuspool import curve, endpoint, router
+from opuspool import curve, endpoint
 from opuspool.errors import ConfigError
 from opuspool.rundir import RunFiles
+from opuspool_supervisor import router
 from opuspool_supervisor.door import BACKLOG, Door, bound
 
 if sys.platform == "linux":

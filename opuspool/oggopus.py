@@ -24,12 +24,10 @@ from opuspool.streamformat import MAX_PACKET_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy.typing as npt
-
     from opuspool.ogg import Page
     from opuspool.pcm import Pcm
 
-__all__ = ["Link", "Source", "cut", "finish", "read", "to_int16"]
+__all__ = ["Link", "Source", "cut", "read"]
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
 """A path, a file's bytes, or a binary file, which is read from where it stands."""
@@ -62,11 +60,6 @@ class Link:
     def channels(self) -> int:
         """1 or 2, as the header says."""
         return self.head.channels
-
-    @property
-    def gain_db(self) -> float:
-        """The header's output gain, dB."""
-        return self.head.gain / 256
 
     def window(self, sample_rate: int) -> tuple[int, int | None]:
         """The first sample to keep and the end, of the raw decode at a rate in Hz; None: its end.
@@ -111,29 +104,6 @@ def cut(pcm: Pcm, link: Link, sample_rate: int) -> Pcm:
     edges = [first, *(_scaled(edge, sample_rate) for edge in chain.from_iterable(link.cuts)), end]
     spans = zip(edges[::2], edges[1::2], strict=True)
     return cast("Pcm", np.concatenate([pcm[begin:stop] for begin, stop in spans]))
-
-
-def finish(pcm: npt.NDArray[np.float32], link: Link, sample_rate: int) -> npt.NDArray[np.float32]:
-    """Cut a link's raw decode, and apply its gain, for a decoder that was not given the gain.
-
-    Args:
-        pcm: float32, as for `cut`.
-        link: where it comes from.
-        sample_rate: of `pcm`, Hz.
-    """
-    pcm = cast("npt.NDArray[np.float32]", cut(pcm, link, sample_rate))
-    return pcm * np.float32(10 ** (link.gain_db / 20)) if link.head.gain else pcm
-
-
-def to_int16(pcm: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
-    """Samples in [-1, 1] as 16-bit ones: times 32768, to the nearest (even) one, clipped.
-
-    The same rounding as in libopus (FLOAT2INT16) and in opusdec without dither, which bend what
-    is beyond [-1, 1] back into it before (`opus_pcm_soft_clip`).
-    """
-    scaled = pcm * np.float32(32768)
-    np.rint(scaled, out=scaled)
-    return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
 
 
 class _LinkReader:

@@ -50,7 +50,8 @@ def in_prefix() -> dict[int, str]:
 @pytest.fixture
 def lane() -> Iterator[subprocess.Popen[str]]:
     """A run of the lane whose Python has a child that spins, which is there."""
-    command = [str(ROOT / "tests/windows/run"), "--python", "-c", PARENT]
+    hears = ["env", "--default-signal=HUP"]  # also under nohup: a shell cannot, of its own
+    command = [*hears, str(ROOT / "tests/windows/run"), "--python", "-c", PARENT]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:

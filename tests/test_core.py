@@ -1588,6 +1588,26 @@ def test_after_a_poison_packet_the_checkpoint_is_distrusted_before_the_log(
     assert steps(made.worker_of(track))[:2] == rebuild
 
 
+@pytest.mark.parametrize("attempts", [2, 3, 4])
+@pytest.mark.parametrize("checkpoint", [0, 2])
+@pytest.mark.parametrize("killers", [2, 3, 4])
+def test_killers_in_a_row_leave_the_journal_trusted(
+    attempts: int, checkpoint: int, killers: int
+) -> None:
+    """Each has killed with nothing before it as well: the stream goes on bit for bit."""
+    recovery: dict[str, object] = {"checkpoint_packets": checkpoint}
+    made = world(1, 1, recovery=recovery, requests={"max_attempts": attempts})
+    track = made.stream()
+    decoded(made, track, "abc")
+    bad = [made.send(track, [packet(KILLER + bytes([n]))]) for n in range(killers)]
+    sent = made.send(track, packets("d"))
+    made.work(30 * killers, seconds=0.4)
+    assert [one.results for one in bad] == [(POISON,)] * killers
+    assert restarts(made) == {"segv": attempts * killers}
+    assert sent.payload.endswith(pcm_of("abcd"))
+    assert made.core_stream(track).journal.exact
+
+
 @pytest.mark.parametrize("attempts", [1, 2, 3])
 @pytest.mark.parametrize("checkpoint", [0, 4])
 def test_damage_in_the_log_does_not_cost_packet_after_packet(

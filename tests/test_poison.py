@@ -54,6 +54,25 @@ def test_a_killer_among_others_loses_only_itself(faulty: Path) -> None:
     assert np.array_equal(error.pcm, EXPECTED)
 
 
+def test_killers_in_a_row_cost_themselves_alone(faulty: Path) -> None:
+    """Packet by packet and in one call; what comes behind them is right to the bit."""
+    killers = [faults.marker("segv"), faults.marker("abort"), faults.marker("fpe")]
+    with opuspool.Pool(workers=1) as pool, pool.stream() as stream:
+        parts = [stream.decode(packet) for packet in PACKETS[:30]]
+        for packet in killers:
+            with pytest.raises(opuspool.PoisonPacketError):
+                stream.decode(packet)
+        with pytest.raises(opuspool.PoisonPacketError) as caught:
+            stream.decode_many([*PACKETS[30:40], *killers, *PACKETS[40:60]])
+        assert list(caught.value.failures) == [10, 11, 12]
+        assert caught.value.pcm is not None
+        parts += [caught.value.pcm, *[stream.decode(packet) for packet in PACKETS[60:]]]
+        status = pool.status()
+    assert np.array_equal(np.concatenate(parts), EXPECTED)
+    assert status["counters"]["poison_packets"] + status["counters"]["quarantine_hits"] == 6
+    check_books(status)
+
+
 def test_neighbours_of_a_killer_notice_nothing(faulty: Path) -> None:
     """Other streams of the same worker go on, bit for bit."""
     with opuspool.Pool(workers=1) as pool:

@@ -188,19 +188,20 @@ def _suspect(
     """Note a death of a stream's worker, and how far its journal is to be trusted now.
 
     A packet that kills again is guilty, and the journal is not, until it has been given up. Behind
-    it the `last` attempt of a packet uses nothing of the journal: it may be innocent.
+    it the `last` attempt of a packet uses nothing of the journal: one of the two is innocent.
     """
-    cleared = fatal and not stream.gave_up and stream.trust is Trust.ALL
+    cleared = fatal and (stream.trust is Trust.NOTHING or not (stream.gave_up or stream.trust))
     again = stream.gave_up or stream.trust is not Trust.ALL
     again = again or (rebuilding and stream.died_at == place)
-    stream.deaths = stream.deaths + 1 if again else 1
+    stream.deaths = stream.deaths + 1 if again and not cleared else 1
     stream.died_at = place
     stream.gave_up = fatal
     stream.suspect = True
-    if stream.deaths < 2 or cleared:
-        return
-    with_checkpoint = stream.trust is Trust.ALL and stream.journal.checkpoint is not None
-    stream.trust = Trust.LOG if with_checkpoint and not last else Trust.NOTHING
+    if cleared:
+        stream.trust = Trust.ALL
+    elif stream.deaths > 1:
+        with_checkpoint = stream.trust is Trust.ALL and stream.journal.checkpoint is not None
+        stream.trust = Trust.LOG if with_checkpoint and not last else Trust.NOTHING
 
 
 def _punish(client: Client, now: float) -> None:

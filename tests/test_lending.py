@@ -628,6 +628,26 @@ def test_what_killed_by_a_lane_is_poison_at_the_second_death() -> None:
     assert restarts(scene) == {"segv": 2}
 
 
+def test_what_is_given_up_at_its_first_death_by_a_lane_clears_the_journal_once() -> None:
+    """Of the next one that kills, the journal is suspected as well."""
+    scene = Scene(requests={"max_attempts": 1})
+    token = scene.lent(1)
+    scene.dies(only(scene), by_lane(token, 77))
+    scene.hand_back(1, b"", "ab")
+    killer(scene, 77)
+    killer(scene, 78, flags=0)
+    second = scene.successor()
+    assert steps(second) == ["OPEN", "REPLAY ab", "DECODE"]
+    scene.answered(second)
+    while scene.stream(1).deaths < 2:
+        scene.turn()
+        if steps(second) == ["canary"]:
+            scene.answered(second)
+        else:
+            run_to_death(scene, second)
+    assert steps(scene.successor()) == ["OPEN", "DECODE"]
+
+
 def test_only_the_request_in_hand_is_blamed() -> None:
     """What ran before it gets a lease of its own, what had not run shares one."""
     scene = Scene()

@@ -102,6 +102,7 @@ class Blame:
         if fatal.op >= request.count:
             return False
         used_up = self._note(request, fatal.op, fatal.weight)
+        request.stream.gave_up |= used_up
         return not used_up
 
     def _garbled(self, lease: Lease) -> None:

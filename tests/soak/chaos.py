@@ -153,6 +153,14 @@ class Soak:
         self._log.close()
         return code
 
+    def abandon(self) -> None:
+        """End everything, whatever it is at."""
+        for client in self.clients:
+            client.process.kill()
+            client.process.wait()
+        self.daemon.send_signal(signal.SIGCONT)
+        self.stop()
+
     def log_tail(self) -> str:
         """The last lines of the daemon's log."""
         return (self.folder / "daemon.log").read_text(errors="replace")[-4000:]
@@ -253,6 +261,7 @@ def run(seconds: float, seed: int, folder: Path) -> bool:
         _await_health(soak)
     except BaseException:
         sys.stderr.write(soak.log_tail())
+        soak.abandon()
         raise
     status = soak.status()
     kept = promises(soak, before, status)
@@ -285,6 +294,8 @@ def main() -> None:
     good = False
     try:
         good = run(arguments.seconds, seed, folder)
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
     finally:
         if good:
             shutil.rmtree(folder)

@@ -9,12 +9,11 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from opuspool import exitcause
+from opuspool import exitcause, pychild
 
 HUNG = "hung"
 START_SECONDS = 120.0
 """Before its first line; on a busy machine under Wine a start takes that long."""
-_NO_DIALOGS = 0x8003  # errhandlingapi.h: no box for critical errors, faults, missing files
 
 
 @dataclass(frozen=True)
@@ -110,11 +109,9 @@ class Watchdog:
 
 def quietly() -> None:
     """In the throw-away process itself: end at once, without a dialog or a debugger (Windows)."""
-    if sys.platform == "win32":
-        kernel = ctypes.WinDLL("kernel32")
-        kernel.SetErrorMode(_NO_DIALOGS)
-        if hasattr(ctypes.WinDLL("ntdll"), "wine_get_version"):
-            _no_wine_debugger(kernel)
+    pychild.no_dialogs()
+    if sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version"):
+        _no_wine_debugger(ctypes.WinDLL("kernel32"))
 
 
 def _no_wine_debugger(kernel: ctypes.CDLL) -> None:

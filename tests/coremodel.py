@@ -566,10 +566,14 @@ class World:
         rebuilt = {s.stream for s, _ in lease.steps if s.action in {Action.OPEN, Action.RESTORE}}
         for request in lease.requests():
             stream = request.stream
-            if stream.key in rebuilt and stream.trust is not Trust.ALL:
-                track = self.sent[request.id].track
+            track = self.sent[request.id].track
+            if stream.key not in rebuilt:
+                continue
+            if stream.trust is not Trust.ALL:
                 assert track.deaths >= 2, f"{track}: distrusted after {track.deaths} deaths"
                 track.exact = False
+            elif stream.journal.exact:
+                track.exact = True  # whatever was tried before has died
 
     # Results and answers
 

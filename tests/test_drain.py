@@ -21,6 +21,7 @@ from test_reload import numbers, sized
 from waiting import wait_until
 
 import opuspool
+from opuspool.recorder import Position
 from opuspool.wire import Status
 
 if TYPE_CHECKING:
@@ -121,8 +122,12 @@ def test_the_last_slot_that_serves_still_heals_itself() -> None:
     assert states(world) == ["DRAINED", "IDLE"]
 
 
-def test_a_worker_that_dies_while_it_drains_is_not_replaced() -> None:
-    """Its requests are done elsewhere; the death is reported as any other."""
+@pytest.mark.parametrize("reason", ["segv", "exit"])
+def test_a_worker_that_dies_while_it_drains_is_not_replaced(reason: str) -> None:
+    """Its requests are done elsewhere; the death is reported as any other, and so is blame.
+
+    Also where it ends as it would have when asked to: it had not been asked yet.
+    """
     world = booted()
     track = world.stream()
     sent = world.send(track, packets("ab"))
@@ -130,7 +135,10 @@ def test_a_worker_that_dies_while_it_drains_is_not_replaced() -> None:
     here = number_of(world, track)
     worker = world.worker_of(track)
     assert world.core.drain_slot(here, world.now) is None
-    world.die(worker)
+    assert worker.lease is not None
+    world.die(worker, reason, Position(worker.lease.tag, 1, 0, 1))
+    [request] = world.dispatcher.open_requests()
+    assert request.blame == {0: 1.0}
     world.work(4)
     assert sent.status is Status.OK
     assert world.core.slots[here].state is SlotState.DRAINED

@@ -491,7 +491,7 @@ class Core:
         self.books.worker_ended(reason)
         self.timings.died(slot.lease, now)
         slot.restarts += 1
-        planned = worker.recycle == reason and not worker.babbled
+        planned = worker.recycle == worker.killed_for == reason and not worker.babbled
         cause = ASKED_FOR if planned and reason in ASKED_REASONS else death.words
         facts = {**_facts(slot), "reason": reason, "cause": cause}
         self.history.add(End(now, **facts))

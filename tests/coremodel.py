@@ -540,7 +540,9 @@ class World:
         self.core.spawned(instruction.slot, worker.serial, 1000 + worker.serial, self.now)
 
     def _retire(self, instruction: Retire) -> None:
-        worker = self.workers[instruction.serial]
+        worker = self.workers.get(instruction.serial)
+        if worker is None:  # it has ended before the instruction was carried out
+            return
         assert worker.lease is None, f"{worker} is asked to leave with a lease in hand"
         worker.leaves = True
 

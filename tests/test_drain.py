@@ -147,6 +147,31 @@ def test_a_worker_that_dies_while_it_drains_is_not_replaced(reason: str) -> None
     assert ended["next_start_seconds"] is None
 
 
+def test_a_drain_that_is_taken_back_lets_requests_in_again() -> None:
+    """Where the only other slot has no worker that starts; also before the drain had emptied it."""
+    world = booted()
+    world.send(world.stream(b"anna"), packets("a"))
+    world.send(world.stream(b"bert"), packets("b"))
+    world.turn()
+    first, second = world.workers.values()
+    assert world.core.drain_slot(1, world.now) is None
+    world.die(first)
+    world.turn()
+    [booting] = [worker for worker in world.workers.values() if worker is not second]
+    world.die(booting, "boot")
+    world.turn()
+    track = world.stream(b"carl")
+    refused = world.send(track, packets("c"))
+    world.turn()
+    assert refused.status is Status.BOOT
+    assert world.core.restart(1, world.now) is None
+    world.turn()
+    sent = world.send(track, packets("d"))
+    world.finish(second)
+    world.work(4)
+    assert sent.status is Status.OK
+
+
 def test_a_drain_that_is_taken_back_at_once_replaces_the_worker() -> None:
     """Also when it was on its way out already."""
     world = booted()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import faults
 import numpy as np
+import psutil
 import pytest
 from matrix import PACKETS, scene
 from reference import golden
+from waiting import wait_until
 
 import opuspool
 
@@ -67,3 +71,29 @@ def test_a_worker_that_answers_and_dies_has_answered(faulty: Path) -> None:
             pcm.append(stream.decode(packet))
             here.await_restarts(killed=number)
         assert np.array_equal(np.concatenate(pcm), golden(PACKETS[:6]))
+
+
+def is_dead(process: psutil.Process) -> bool:
+    return process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_worker_that_is_to_leave_dies_as_it_answers(faulty: Path) -> None:
+    """Row 9: where the supervisor hears of both in one turn, it asks nobody to leave."""
+    slow = [faults.marker("slow", like=packet) for packet in PACKETS[:6]]
+    with (
+        scene(deaths=None, bystanders=0, settings={"requests": {"lanes": False}}) as here,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        for packet in PACKETS[6:12]:
+            with here.pool.stream() as stream:
+                packets = [*slow, faults.marker("after-once", like=packet)]
+                call = threads.submit(stream.decode_many, packets, timeout=60)
+                worker = psutil.Process(here.busy_pid())
+                slots = here.status()["workers"]
+                [slot] = [one["slot"] for one in slots if one["pid"] == worker.pid]
+                here.pool.replace_worker(slot)
+                here.supervisor.suspend()
+                wait_until(partial(is_dead, worker), what="it has died")
+                here.supervisor.resume()
+                assert np.array_equal(call.result(60), golden([*PACKETS[:6], packet]))
+            here.await_health()

@@ -369,8 +369,8 @@ class Core:
         if slot.state is SlotState.DRAINED:
             slot.advance(SlotEvent.RESUMED)
             slot.due = now
-            if not self.draining:
-                self.dispatcher.admission.refusal = None
+        if not self.draining:
+            self.dispatcher.admission.refusal = None
         self._staff(now)
 
     def _tend(self, now: float) -> None:

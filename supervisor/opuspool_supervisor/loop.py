@@ -405,8 +405,11 @@ class Supervisor:
         self._tell_worker(instruction.serial, wire.pack_plain(Kind.REFUSE, instruction.packets))
 
     def _tell_worker(self, serial: int, message: wire.Frames) -> None:
+        address = self._addresses.get(serial)
+        if address is None:  # it has ended in this very turn
+            return
         with suppress(zmq.ZMQError):  # its process is ending by itself
-            self._back.send([self._addresses[serial], *message])
+            self._back.send([address, *message])
 
     def _tell(self, instruction: Tell, _now: float) -> None:
         self._log.write(instruction.level, instruction.event, instruction.facts)

@@ -89,8 +89,7 @@ class Blame:
         elif position.request:  # 0: a checkpoint was made
             stream.fatal = Fatal(position.request, position.op, loss.weight)
         if loss.weight == 1:
-            place = (position.request, position.op)
-            _suspect(stream, place, rebuilding=False, fatal=False, last=False)
+            _suspect(stream, (position.request, position.op))
             _punish(stream.client, loss.now)
 
     def came_back(self, request: Request) -> bool:
@@ -184,16 +183,21 @@ def _isolate(lease: Lease, record: int) -> None:
 
 
 def _suspect(
-    stream: Stream, place: tuple[int, ...], *, rebuilding: bool, fatal: bool, last: bool
+    stream: Stream,
+    place: tuple[int, ...],
+    *,
+    rebuilding: bool = False,
+    fatal: bool = False,
+    last: bool = False,
 ) -> None:
     """Note a death of a stream's worker, and how far its journal is to be trusted now.
 
     A packet that kills again is guilty, and the journal is not, until it has been given up. Behind
     it the `last` attempt of a packet uses nothing of the journal: one of the two is innocent.
     """
-    cleared = fatal and (stream.trust is Trust.NOTHING or not (stream.gave_up or stream.trust))
-    again = stream.gave_up or stream.trust is not Trust.ALL
-    again = again or (rebuilding and stream.died_at == place)
+    suspected = stream.gave_up or stream.trust is not Trust.ALL
+    cleared = fatal and (not suspected or stream.trust is Trust.NOTHING)
+    again = suspected or (rebuilding and stream.died_at == place)
     stream.deaths = stream.deaths + 1 if again and not cleared else 1
     stream.died_at = place
     stream.gave_up = fatal

@@ -107,6 +107,10 @@ class ToyDecoder:
         self.state = blake2b(self.state + bytes([op.kind]) + op.packet, digest_size=8).digest()
         return SAMPLES, self.state
 
+    def dies_of(self, op: Op) -> bool:
+        """Whether to decode this kills, because of what was decoded before."""
+        return self.smashed and op.kind is not OpKind.POISONED
+
     def outcome(self, operations: list[Op]) -> tuple[Status, bytes]:
         """What a worker answers to these operations."""
         results, pcm = zip(*map(self.run, operations), strict=True)
@@ -216,14 +220,14 @@ class ModelWorker:
         if any(op.packet.startswith((KILLER, OUTSIDE, HANG)) for op in operations):
             raise MisuseError(f"{self}: a killer in the journal of stream {step.stream}")
         for op in operations:
-            if decoder.smashed and op.kind is not OpKind.POISONED:
+            if decoder.dies_of(op):
                 raise FatalError("segv")
             decoder.run(op)
 
     def _run(self, index: int, decoder: ToyDecoder, operations: list[Op]) -> tuple[Status, bytes]:
         for number, op in enumerate(operations):
             self._note(index, number)
-            if op.packet.startswith(KILLER) or (decoder.smashed and op.kind is not OpKind.POISONED):
+            if op.packet.startswith(KILLER) or decoder.dies_of(op):
                 raise FatalError("segv")
             if op.packet.startswith(OUTSIDE):
                 raise FatalError("killed")

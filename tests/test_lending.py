@@ -774,14 +774,20 @@ def test_an_operators_restart_blames_nothing_in_hand() -> None:
 # ---- balance, refusals, books, hangs --------------------------------------------------------
 
 
-def test_uneven_load_recalls_lent_streams() -> None:
-    """They are not moved under their clients' hands, and each is called back once."""
+def uneven_scene() -> tuple[Scene, dict[int, int]]:
+    """Four streams are lent, all at the first of two workers, and that is seen; their tokens."""
     scene = Scene(2, ready=1)
     tokens = {stream: scene.lent(stream) for stream in (1, 2, 3, 4)}
-    first, second = sorted(scene.workers)
-    scene.ready(second)
+    scene.ready(max(scene.workers))
     for _ in range(5):
         scene.turn(0.2)
+    return scene, tokens
+
+
+def test_uneven_load_recalls_lent_streams() -> None:
+    """They are not moved under their clients' hands, and each is called back once."""
+    scene, tokens = uneven_scene()
+    first, second = sorted(scene.workers)
     recalled = scene.all(ANNA, Status.RECALL)
     assert len(recalled) == 2
     assert all(TOKEN.pack(tokens[stream]) == payload for stream, payload in recalled)
@@ -798,12 +804,8 @@ def test_uneven_load_recalls_lent_streams() -> None:
 @pytest.mark.parametrize("lost", [False, True], ids=["is with another worker", "waits"])
 def test_what_was_called_back_is_blamed_where_its_packets_are_now(*, lost: bool) -> None:
     """Its old worker dies of a packet that came by the lane before the client heard."""
-    scene = Scene(2, ready=1)
-    tokens = {stream: scene.lent(stream) for stream in (1, 2, 3, 4)}
+    scene, tokens = uneven_scene()
     first, second = sorted(scene.workers)
-    scene.ready(second)
-    for _ in range(5):
-        scene.turn(0.2)
     stream, _ = scene.all(ANNA, Status.RECALL)[0]
     if lost:
         scene.dies(scene.workers[second])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TYPE_CHECKING
 
 import faults
 import numpy as np
 import psutil
 import pytest
+from leaks import alive
 from matrix import PACKETS, scene
 from reference import golden
 from waiting import wait_until
@@ -73,8 +73,9 @@ def test_a_worker_that_answers_and_dies_has_answered(faulty: Path) -> None:
         assert np.array_equal(np.concatenate(pcm), golden(PACKETS[:6]))
 
 
-def is_dead(process: psutil.Process) -> bool:
-    return process.status() == psutil.STATUS_ZOMBIE
+def await_end(process: psutil.Process) -> None:
+    """Wait until it has ended, though its parent may not have noticed."""
+    wait_until(lambda: not alive(process), what="it has died")
 
 
 def test_a_worker_that_is_to_leave_dies_as_it_answers(faulty: Path) -> None:
@@ -93,7 +94,7 @@ def test_a_worker_that_is_to_leave_dies_as_it_answers(faulty: Path) -> None:
                 [slot] = [one["slot"] for one in slots if one["pid"] == worker.pid]
                 here.pool.replace_worker(slot)
                 here.supervisor.suspend()
-                wait_until(partial(is_dead, worker), what="it has died")
+                await_end(worker)
                 here.supervisor.resume()
                 assert np.array_equal(call.result(60), golden([*PACKETS[:6], packet]))
             here.await_health()

@@ -93,8 +93,7 @@ def decode_int16(data: bytes) -> Pcm:
     for link_ in links:
         if link_.head.gain:
             raw = ReferenceDecoder(48000, channels).decode_all(link_.packets)
-            part = finish(raw, link_, 48000)
-            parts.append(to_int16(part))
+            parts.append(to_int16(finish(raw, link_, 48000)))
         else:
             raw = ReferenceDecoder(48000, channels, "int16").decode_all(link_.packets)
             parts.append(oggopus.cut(raw, link_, 48000))

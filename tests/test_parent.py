@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from leaks import alive
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -113,10 +114,6 @@ def family(program: str, *how: str) -> Iterator[Family]:
         found.close()
 
 
-def gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-
 def kill(family: Family) -> None:
     """End the parent as nothing can be prepared for."""
     family.parent.kill()
@@ -159,10 +156,10 @@ def test_a_child_that_hangs_in_c_dies_with_its_parent() -> None:
     """It holds the GIL: no thread of its own could see the parent go."""
     with family(HANGS) as found:
         assert found.words == ["True"]
-        assert not gone(found.child)
+        assert alive(found.child)
         kill(found)
         assert found.line() == ""
-        wait_until(lambda: gone(found.child), what="the child is dead")
+        wait_until(lambda: not alive(found.child), what="the child is dead")
 
 
 def test_once_disarmed_the_child_outlives_its_parent_and_sees_it_go() -> None:

@@ -8,7 +8,11 @@ import signal
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
+
+import psutil
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,6 +30,18 @@ def pids(status: Status) -> list[int]:
     """Pids of the workers that serve streams."""
     serving = {"IDLE", "BUSY"}
     return [worker["pid"] for worker in status["workers"] if worker["state"] in serving]
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process that is stopped meanwhile (SIGSTOP), and goes on then (SIGCONT)."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        standing = {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}
+        wait_until(lambda: psutil.Process(pid).status() in standing, what="it stands still")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 class Killer:

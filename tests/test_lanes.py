@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import faults
 import numpy as np
 import pytest
+from killing import stopped
 from matrix import PACKETS
 from reference import golden
 from waiting import wait_until
@@ -269,12 +270,8 @@ def test_what_was_executed_after_its_deadline_is_known_after_a_death() -> None:
     with pooled(patient) as pool, pool.stream() as other, pool.stream() as stream:
         lend(other, iter(PACKETS))
         worker = home(pool)
-        os.kill(worker, signal.SIGSTOP)
-        try:
-            with pytest.raises(opuspool.DecodeTimeoutError):
-                stream.decode(packets[0], timeout=0.3)
-        finally:
-            os.kill(worker, signal.SIGCONT)
+        with stopped(worker), pytest.raises(opuspool.DecodeTimeoutError):
+            stream.decode(packets[0], timeout=0.3)
         wait_until(lambda: pool.status()["in_flight"] == 0, what="it is executed all the same")
         pcm = [stream.decode(packets[1])]
         os.kill(worker, signal.SIGKILL)
@@ -343,9 +340,8 @@ def test_a_client_that_stood_still_keeps_its_lane() -> None:
         assert client.stdin is not None
         assert client.stdout is not None
         assert client.stdout.readline() == "lent\n"
-        os.kill(client.pid, signal.SIGSTOP)
-        time.sleep(2.5)  # more than a lane may be silent
-        os.kill(client.pid, signal.SIGCONT)
+        with stopped(client.pid):
+            time.sleep(2.5)  # more than a lane may be silent
         client.stdin.write("\n")
         client.stdin.close()
         assert client.stdout.readline() == "lent 0\n"

@@ -7,13 +7,13 @@ import signal
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import faults
 import numpy as np
 import pytest
 from daemons import daemon, settings_for
+from killing import stopped
 from matrix import PACKETS, scene
 from reference import golden
 
@@ -21,7 +21,6 @@ import opuspool
 from opuspool.exitcause import name_exit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 HANG_SECONDS = 2.0
@@ -33,16 +32,6 @@ PATIENT = {"workers": {"hang_seconds": 60.0}, "health": {"canary_seconds": 60.0}
 
 LONG_WORK = 40
 """Slow packets, 50 ms each: 2 s."""
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """A process that is stopped meanwhile (SIGSTOP), and goes on then (SIGCONT)."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def test_kills_of_busy_idle_and_spare_workers_go_unnoticed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import faults
@@ -12,6 +13,7 @@ from recordings import speech_packets
 from reference import golden
 
 import opuspool
+from opuspool import config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,16 +105,34 @@ def test_a_fault_that_does_not_come_again_is_not_noticed(faulty: Path, fault: st
     assert status["counters"]["retries"] == 1
 
 
-@pytest.mark.parametrize("checkpoint_packets", [5, 500], ids=["checkpoint", "log alone"])
+DAMAGED: dict[str, tuple[bool, int]] = {
+    "lane, checkpoint": (True, 5),
+    "lane, log alone": (True, 0),
+    "supervisor, checkpoint": (False, 5),
+    "supervisor, log alone": (False, 0),
+}
+
+
+@pytest.mark.parametrize(("lanes", "checkpoint_packets"), DAMAGED.values(), ids=DAMAGED)
 def test_damage_that_shows_later_costs_one_packet(
-    faulty: Path, tmp_path: Path, checkpoint_packets: int
+    faulty: Path, lanes: bool, checkpoint_packets: int
 ) -> None:
-    """The packet in hand at the death is lost, the stream goes on with the next."""
-    config = tmp_path / "config.toml"
-    config.write_text(f"[recovery]\ncheckpoint_packets = {checkpoint_packets}\n")
-    with opuspool.Pool(workers=2, config=config) as pool, pool.stream() as stream:
-        for packet in PACKETS[:10]:
+    """The packet in hand at the death is lost, the stream goes on with the next.
+
+    What smashes the heap is replayed then: it must not be a checkpoint's last, which would do
+    without it, and nothing would be lost.
+    """
+    settings: dict[str, dict[str, object]] = {
+        "recovery": {"checkpoint_packets": checkpoint_packets},
+        "requests": {"lanes": lanes},
+        "workers": {"count": 2},
+    }
+    with opuspool.Pool(config=config.load(overrides=settings)) as pool, pool.stream() as stream:
+        packets, state = iter(PACKETS), stream._state
+        for packet in islice(packets, 10):
             stream.decode(packet)
+        while lanes and (state.lane is None or state.unsaved == checkpoint_packets - 1):
+            stream.decode(next(packets))
         assert stream.decode(faults.marker("smash")).shape == (320,)
         with pytest.raises(opuspool.PoisonPacketError):
             stream.decode(PACKETS[10])

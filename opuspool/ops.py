@@ -156,6 +156,11 @@ def is_one(blob: bytes) -> bool:
     return word & 0xFFFF == size <= MAX_PACKET_BYTES and word >> 24 <= _LAST_KIND
 
 
+def is_packet(blob: bytes) -> bool:
+    """Whether a blob is one PACKET operation, not empty and without a frame: a live stream's."""
+    return 0 < _int(blob[:4], "little") == len(blob) - 4 <= MAX_PACKET_BYTES
+
+
 def words_of(blob: bytes, count: int) -> tuple[int, ...]:
     """Read and check the operation words of a blob.
 

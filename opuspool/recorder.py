@@ -16,7 +16,7 @@ Of work that came by a lane the supervisor knows nothing but what is written her
     word 7   word       of its operation, as in ops.py
     word 8   written    packets written to the ring
     word 16  counts     what has been done by lanes, `LaneCounts`; each only grows
-    1024     ring       the latest packets, each behind a word of its length
+    1024     ring       the latest packets, each as an operation: behind its word
 """
 
 from __future__ import annotations
@@ -48,10 +48,11 @@ _COUNTS = 16
 _RING = 1024
 _RING_PACKETS = 31
 _RING_BYTES = 1024
-"""Of a packet and the word before it; of a longer one only the length is kept."""
+"""Of a packet and the word before it; of a longer one only the word is kept."""
 
-_LENGTH = struct.Struct("<Q")
-_IN_HAND = struct.Struct("<6Q")
+_OPERATION_WORD = struct.Struct("<I")
+_IN_HAND = struct.Struct("<7Q")
+_IN_HAND_PACKET = struct.Struct("<8Q")
 
 SIZE = _RING + _RING_PACKETS * _RING_BYTES  # whole pages
 
@@ -151,19 +152,23 @@ class FlightRecorder:
     def begin(self, record: int, batch: int, token: int, request: int, word: int) -> None:
         """A record of a batch is in hand, at its first operation; as one store."""
         progress = self.words[PROGRESS] + 1
-        _IN_HAND.pack_into(self._bytes, 8, record, 0, progress, batch, token, request)
-        self.words[WORD] = word
+        _IN_HAND.pack_into(self._bytes, 8, record, 0, progress, batch, token, request, word)
+
+    def begin_packet(self, record: int, batch: int, token: int, request: int, blob: bytes) -> None:
+        """As `begin` and `keep`, of a record that is one packet; `blob` is its operation."""
+        words, shared = self.words, self._bytes
+        written = words[WRITTEN] + 1
+        _write(shared, written, blob)
+        progress, word = words[PROGRESS] + 1, len(blob) - 4
+        _IN_HAND_PACKET.pack_into(
+            shared, 8, record, 0, progress, batch, token, request, word, written
+        )
 
     def keep(self, packet: bytes) -> None:
         """Write a packet to the ring, before it is run."""
-        words = self.words
-        written = words[WRITTEN]
-        at = _RING + written % _RING_PACKETS * _RING_BYTES
-        size = len(packet)
-        _LENGTH.pack_into(self._bytes, at, size)
-        if size <= _RING_BYTES - 8:
-            self._bytes[at + 8 : at + 8 + size] = packet
-        words[WRITTEN] = written + 1
+        written = self.words[WRITTEN] + 1
+        _write(self._bytes, written, _OPERATION_WORD.pack(len(packet)) + packet)
+        self.words[WRITTEN] = written
 
     def end_batch(self, done: list[int], seconds: float) -> None:
         """The batch is done, took so long, and has done that: `ok` to `checkpoints`."""
@@ -188,18 +193,29 @@ class FlightRecorder:
     def kept(self) -> list[bytes | None]:
         """The packets in the ring, the newest last; None: it was too long to be kept."""
         written = self.words[WRITTEN]
-        return [self._kept(n) for n in range(max(0, written - _RING_PACKETS), written)]
+        return [self._kept(n) for n in range(max(0, written - _RING_PACKETS) + 1, written + 1)]
 
     def _kept(self, number: int) -> bytes | None:
         at = _RING + number % _RING_PACKETS * _RING_BYTES
-        (size,) = _LENGTH.unpack_from(self._bytes, at)
-        return bytes(self._bytes[at + 8 : at + 8 + size]) if size <= _RING_BYTES - 8 else None
+        (size,) = _OPERATION_WORD.unpack_from(self._bytes, at)
+        begin = at + _OPERATION_WORD.size
+        return (
+            bytes(self._bytes[begin : begin + size]) if begin + size <= at + _RING_BYTES else None
+        )
 
     def close(self) -> None:
         """Give the memory back."""
         self.words.release()
         self._bytes.release()
         self._map.close()
+
+
+def _write(shared: memoryview, number: int, blob: bytes) -> None:
+    """Write an operation with a packet to the ring, as its `number`th."""
+    at = _RING + number % _RING_PACKETS * _RING_BYTES
+    if len(blob) > _RING_BYTES:
+        blob = blob[: _OPERATION_WORD.size]
+    shared[at : at + len(blob)] = blob
 
 
 def create() -> int:

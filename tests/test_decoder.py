@@ -6,7 +6,7 @@ import functools
 from ctypes import byref, c_int32, c_uint32
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -34,6 +34,7 @@ from opuspool.streamformat import FORMATS, StreamFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from ctypes import c_void_p
 
     import numpy.typing as npt
     from opuspool_workers.libopus import LibOpus
@@ -318,9 +319,10 @@ def test_libopus_gets_no_more_room_than_is_wanted(frame: int, fmt: StreamFormat)
     rooms: list[tuple[int, int]] = []
 
     def noted(decode: Callable[..., int], width: int) -> Callable[..., int]:
-        def call(state: int, data: bytes, size: int, pcm: int, samples: int, fec: int) -> int:
-            rooms.append((pcm + samples * width * fmt.channels, samples))
-            return decode(state, data, size, pcm, samples, fec)
+        def call(*arguments: Any) -> int:
+            _, _, _, pcm, samples, _ = arguments
+            rooms.append((pcm.value + samples * width * fmt.channels, samples))
+            return decode(*arguments)
 
         return call
 
@@ -428,8 +430,8 @@ def test_each_decoder_that_is_created_is_destroyed_once() -> None:
         created.append(lib().create(*arguments))
         return created[-1]
 
-    def destroy(state: int) -> None:
-        destroyed.append(state)
+    def destroy(state: c_void_p) -> None:
+        destroyed.append(state.value)
         lib().destroy(state)
 
     counting = replace(lib(), create=create, destroy=destroy)

@@ -21,6 +21,7 @@ from opuspool.exitcodes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from ctypes import c_void_p
     from pathlib import Path
 
     from opuspool_workers.libopus import LibOpus
@@ -102,8 +103,8 @@ def test_its_decoders_are_destroyed_however_it_ends(decode: Callable[..., int]) 
         alive.append(lib().create(*arguments))
         return alive[-1]
 
-    def destroy(state: int) -> None:
-        alive.remove(state)
+    def destroy(state: c_void_p) -> None:
+        alive.remove(state.value)
         lib().destroy(state)
 
     counting = replace(lib(), create=create, destroy=destroy, decode_float=decode)

@@ -34,6 +34,7 @@ from opuspool.wire import Action, Kind, Status, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from ctypes import c_void_p
 
 PACKETS = speech_packets(2)
 STEREO = StreamFormat(48000, 2, "int16")
@@ -233,8 +234,8 @@ def test_each_decoder_is_destroyed_once_however_its_stream_ends() -> None:
         created.append(lib().create(*arguments))
         return created[-1]
 
-    def destroy(state: int) -> None:
-        destroyed.append(state)
+    def destroy(state: c_void_p) -> None:
+        destroyed.append(state.value)
         lib().destroy(state)
 
     counting = replace(lib(), create=create, destroy=destroy)

@@ -343,24 +343,27 @@ def test_the_last_packets_are_kept_in_their_order(bench: Bench) -> None:
     assert bench.recorder.kept() == PACKETS[9:40]
 
 
-def test_a_packet_that_is_too_long_leaves_a_gap(bench: Bench) -> None:
-    room = 1024 - 8
+@pytest.mark.parametrize("together", [True, False])
+def test_a_packet_that_is_too_long_leaves_a_gap(bench: Bench, together: bool) -> None:
+    room = 1024 - 4
     fits, long = b"\xff" * room, b"\xff" * (room + 1)
-    batch(bench, ask(plain([PACKETS[0], fits, long, PACKETS[1]])))
+    operations = plain([PACKETS[0], fits, long, PACKETS[1]])
+    for asked in [operations] if together else [[op] for op in operations]:
+        batch(bench, ask(asked))
     assert bench.recorder.kept() == [PACKETS[0], fits, None, PACKETS[1]]
 
 
 def test_the_position_names_what_is_in_hand(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch, record, token, request, operation and its word, before libopus is called."""
     seen: list[Position] = []
-    run = bench.runner.decoders[1].run
+    decode = bench.runner.decoders[1].decode
 
-    def spied(kind: OpKind, packet: bytes, frame: int = 0) -> int:
+    def spied(packet: bytes) -> int:
         seen.append(bench.recorder.position())
         assert bench.recorder.kept()[-1] == packet
-        return run(kind, packet, frame)
+        return decode(packet)
 
-    monkeypatch.setattr(bench.runner.decoders[1], "run", spied)
+    monkeypatch.setattr(bench.runner.decoders[1], "decode", spied)
     packets = PACKETS[:3]
     batch(bench, ask(plain(packets[:1]), request=70), ask(plain(packets[1:]), request=71))
     assert [(at.record, at.op, at.request) for at in seen] == [(0, 0, 70), (1, 0, 71), (1, 1, 71)]

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 from opuspool import ops, wire
 from opuspool.digests import digest
 from opuspool.errors import WireError
-from opuspool.ops import AS_INT16, POISON, is_one
+from opuspool.ops import AS_INT16, POISON, is_packet
 from opuspool.wire import Kind, Status
 from opuspool_workers import operations
 from opuspool_workers.decoder import checked
-from opuspool_workers.operations import OP_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -102,24 +101,32 @@ class Lanes:
                 self._save(decoder, data)
                 rows.append((token, len(data) - start, 0, _CHECKPOINT))
                 continue
-            if count != 1 or not is_one(blob):
+            if count == 1 and is_packet(blob):
+                status = self._packet(index, number, row, decoder, blob, data)
+            else:
                 try:
                     ops.check(blob, count)
                 except WireError as error:
                     rows.append(_failed(data, request, _BAD_REQUEST, str(error)))
                     continue
-            record.begin(index, number, token, request, int.from_bytes(blob[:4], "little"))
-            if count == 1:
-                status = self._one(decoder, blob, data)
-            else:
+                record.begin(index, number, token, request, int.from_bytes(blob[:4], "little"))
                 status = self._several(decoder, blob, count, data)
             rows.append((request, len(data) - start, count, status))
         record.end_batch(self._done, time.perf_counter() - began)
         return wire.pack(Kind.ANSWERS, rows, [data], number)
 
-    def _one(self, decoder: Decoder, blob: bytes, data: bytearray) -> int:
-        """As `_several`, of one operation; done for every packet of a live stream."""
-        samples = checked(self._operation(decoder, OP_KINDS[blob[3]], blob[4:], blob[2]), decoder)
+    def _packet(
+        self, index: int, batch: int, row: wire.Row, decoder: Decoder, blob: bytes, data: bytearray
+    ) -> int:
+        """As `_several`, of one packet; done for every packet of a live stream."""
+        request, token, _, _, _, _, _ = row
+        packet = blob[4:]
+        if self._is_refused(packet):
+            self._record.begin(index, batch, token, request, len(packet))
+            samples = POISON
+        else:
+            self._record.begin_packet(index, batch, token, request, blob)
+            samples = checked(decoder.decode(packet), decoder)
         data += samples.to_bytes(4, "little", signed=True)
         if samples < 0:
             return self._count_failed(samples == POISON)
@@ -127,7 +134,7 @@ class Lanes:
         done = self._done
         done[_OKS] += 1
         done[_PACKETS] += 1
-        done[_TICKS] += _ticks(decoder, samples, blob[2])
+        done[_TICKS] += samples * decoder.ticks
         return _OK
 
     def _several(self, decoder: Decoder, blob: bytes, count: int, data: bytearray) -> int:
@@ -149,11 +156,17 @@ class Lanes:
     def _operation(self, decoder: Decoder, kind: OpKind, packet: bytes, frame: int) -> int:
         """Run an operation, unless its packet is known as poison; samples or a code."""
         if packet:
-            if len(packet) in self._refused_sizes and digest(packet) in self._refused:
-                self._done[_REFUSED] += 1
+            if self._is_refused(packet):
                 return POISON
             self._record.keep(packet)
         return decoder.run(kind, packet, frame)
+
+    def _is_refused(self, packet: bytes) -> bool:
+        """Whether a packet is known as poison; counted, if so."""
+        if len(packet) not in self._refused_sizes or digest(packet) not in self._refused:
+            return False
+        self._done[_REFUSED] += 1
+        return True
 
     def _count_failed(self, poison: bool) -> int:
         self._done[_POISON if poison else _INVALID] += 1

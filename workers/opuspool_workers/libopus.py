@@ -62,7 +62,8 @@ class LibOpus:
     Attributes:
         path: what was loaded.
         version: what it says of itself, such as "libopus 1.3.1".
-        decode: `opus_decode`: (state, packet, bytes, pcm, samples, fec) to samples or a code.
+        decode: `opus_decode`: (state, packet, bytes, pcm, samples, fec) to samples or a code;
+            addresses must be `c_void_p`, since nothing converts an argument.
         decode_float: `opus_decode_float`, with the same arguments.
         create: `opus_decoder_create`: (rate, channels, error) to a state.
         destroy: `opus_decoder_destroy`.
@@ -76,23 +77,23 @@ class LibOpus:
     decode: Callable[..., int]
     decode_float: Callable[..., int]
     create: Callable[..., int | None]
-    destroy: Callable[[int], None]
+    destroy: Callable[[c_void_p], None]
     get_size: Callable[[int], int]
     packet_samples: Callable[[bytes, int, int], int]
     packet_parse: Callable[..., int]
     _ctl: Callable[..., int]
 
-    def get(self, state: int, request: int) -> int:
+    def get(self, state: c_void_p, request: int) -> int:
         """Read a 32-bit value of a decoder with `opus_decoder_ctl`."""
         value = c_uint32()
         self._ctl(state, request, ctypes.byref(value))
         return value.value
 
-    def reset(self, state: int) -> int:
+    def reset(self, state: c_void_p) -> int:
         """Make a decoder as new, but for its gain; returns 0 or a code."""
         return self._ctl(state, RESET_STATE)
 
-    def set(self, state: int, request: int, value: int) -> int:
+    def set(self, state: c_void_p, request: int, value: int) -> int:
         """Set a 32-bit value of a decoder with `opus_decoder_ctl`; returns 0 or a code."""
         return self._ctl(state, request, c_int32(value))
 
@@ -248,14 +249,14 @@ def _declare(library: ctypes.CDLL, path: str) -> LibOpus:
             message = f"{path} is not a whole libopus: it has no {name}; {WHAT_TO_DO}"
             raise WorkerBootError(message) from None
 
-    decode = (c_void_p, c_char_p, c_int32, c_void_p, c_int, c_int)
     parse = (c_char_p, c_int32, c_void_p, c_void_p, c_void_p, c_void_p)
     version = function("opus_get_version_string", c_char_p)()
     return LibOpus(
         path=path,
         version=version.decode(errors="replace"),
-        decode=function("opus_decode", c_int, *decode),
-        decode_float=function("opus_decode_float", c_int, *decode),
+        # No types of arguments: to convert six of them takes as long as all else in the call.
+        decode=function("opus_decode", c_int),
+        decode_float=function("opus_decode_float", c_int),
         create=function("opus_decoder_create", c_void_p, c_int32, c_int, POINTER(c_int)),
         destroy=function("opus_decoder_destroy", None, c_void_p),
         get_size=function("opus_decoder_get_size", c_int, c_int),

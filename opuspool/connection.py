@@ -92,7 +92,7 @@ class Connection:
     def __init__(self, address: Address, waiter: Waiter) -> None:
         self._address = address
         self._waiter = waiter
-        self._forks = forks.generation()
+        self._forks = forks.generation
         self._exchange = Exchange(self._open_lane, self._close_lane)
         self._outbox = self._exchange.outbox
         self._numbers = itertools.count(1)
@@ -126,7 +126,7 @@ class Connection:
         Raises:
             PoolClosedError, SupervisorLostError: it cannot be sent any more.
         """
-        if not self.usable:
+        if self._error is not None or self._forks != forks.generation:
             self.check()
         self._outbox.append(call)
         driver = self._driver
@@ -207,7 +207,7 @@ class Connection:
         Raises:
             PoolClosedError, SupervisorLostError, AuthenticationError: as it is.
         """
-        if self._forks != forks.generation():
+        if self._forks != forks.generation:
             raise PoolClosedError(
                 "this pool belongs to the parent process: make one after the fork"
             )
@@ -217,7 +217,7 @@ class Connection:
     @property
     def usable(self) -> bool:
         """Whether anything can be sent."""
-        return self._error is None and self._forks == forks.generation()
+        return self._error is None and self._forks == forks.generation
 
     def move(self, address: Address) -> None:
         """Another supervisor has taken the place of a dead one: go on there."""

@@ -156,7 +156,8 @@ class Exchange:
     def take(self, message: wire.Message) -> list[Call]:
         """Take a supervisor's message of answers; returns the calls that are complete by it."""
         complete: list[Call] = []
-        for (number, _, _, status), payload in zip(message.rows, message.payloads(), strict=True):
+        for row, payload in zip(message.rows, message.payloads(), strict=True):
+            number, _, count, status = row
             if status >= _CHECKPOINT:
                 notice = self._notices.get(status)
                 if notice is not None:
@@ -166,7 +167,7 @@ class Exchange:
                 continue  # not done here: the successor, if one comes in time, is handed the call
             call = self._pending.get(number)
             if call is not None and not call.batch:
-                self._complete(call, status, payload, complete)
+                self._complete(call, status, count, payload, complete)
         return complete
 
     def in_turn(self) -> list[Lane]:
@@ -195,17 +196,16 @@ class Exchange:
             call = pending.get(number)
             if call is None or call.batch != batch:
                 continue
-            if call.stream.id in back or not call.fits(status, count, payload):
-                back[call.stream.id] = call.stream
-                continue
             stream = call.stream
-            if call.ended or stream.last is not None:
-                self._complete(call, status, payload, complete)
-                continue
-            del pending[number]
-            stream.pending -= 1
-            call.answered(status, payload)
-            complete.append(call)
+            plain = not (back or call.ended or stream.last is not None)
+            if plain and call.take_pcm(status, count, payload):
+                del pending[number]
+                stream.pending -= 1
+                complete.append(call)
+            elif stream.id in back or not call.fits(status, count, payload):
+                back[stream.id] = stream
+            else:
+                self._complete(call, status, count, payload, complete)
         if back:  # the supervisor will say what is wrong with it
             self._take_back(lane, list(back.values()))
         return complete
@@ -216,8 +216,11 @@ class Exchange:
             lane.open = True
             self._letters.append(wire.pack_plain(Kind.LANE, tag=lane.serial))
 
-    def _complete(self, call: Call, status: int, payload: bytes, complete: list[Call]) -> None:
-        call.answered(status, payload)
+    def _complete(
+        self, call: Call, status: int, count: int, payload: bytes, complete: list[Call]
+    ) -> None:
+        if not call.take_pcm(status, count, payload):
+            call.answered(status, payload)
         if status == _TIMEOUT:
             # It may be executed yet, where only the supervisor knows of it.
             call.stream.offer = None

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["generation"]
-
-_generation = 0
-
-
-def generation() -> int:
-    """A number that is another one in a forked child than in its parent."""
-    return _generation
+generation = 0
+"""Another number in a forked child than in its parent."""
 
 
 def _count() -> None:
-    global _generation  # noqa: PLW0603  it is this process's own, and written here only
-    _generation += 1
+    global generation  # noqa: PLW0603  it is this process's own, and written here only
+    generation += 1
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork

@@ -92,18 +92,15 @@ def pack(ops: list[Op]) -> bytes:
 
 
 _int = int.from_bytes
-_WORD = struct.Struct("<I")
+
+pack_word = struct.Struct("<I").pack
+"""Makes a word; that of a PACKET operation without a frame is the packet's length."""
 
 
 def pack_one(op: Op) -> bytes:
     """Put one operation into a blob; the same as `pack([op])`, at less cost."""
     kind, packet, frame = op
-    return _WORD.pack(kind << 24 | frame << 16 | len(packet)) + packet
-
-
-def pack_packet(packet: bytes) -> bytes:
-    """Put the operation that decodes a packet into a blob: its word is the packet's length."""
-    return _WORD.pack(len(packet)) + packet
+    return pack_word(kind << 24 | frame << 16 | len(packet)) + packet
 
 
 _GAIN = struct.Struct("<h")

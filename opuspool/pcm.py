@@ -24,7 +24,8 @@ _DTYPES: dict[SampleType, np.dtype[Any]] = {
 def from_outcome(outcome: bytes, fmt: StreamFormat) -> Pcm:
     """The PCM of an outcome of one operation (ops.py), which has a word of 4 bytes in front."""
     # A bytearray, because an array over bytes could not be written to: one copy, as few as can be.
-    return _shaped(np.frombuffer(bytearray(outcome), _DTYPES[fmt.dtype], -1, 4), fmt)
+    pcm = np.frombuffer(bytearray(outcome), _DTYPES[fmt.dtype], -1, 4)
+    return pcm if fmt.channels == 1 else pcm.reshape(-1, fmt.channels)
 
 
 def from_parts(parts: Sequence[bytes | memoryview], fmt: StreamFormat) -> Pcm:

@@ -87,8 +87,11 @@ WITH_PACKET = frozenset({int(OpKind.PACKET), int(OpKind.FEC)})
 
 def pack(ops: list[Op]) -> bytes:
     """Put operations into a blob."""
-    words = [op.kind << 24 | op.frame << 16 | len(op.packet) for op in ops]
-    return struct.pack(f"<{len(ops)}I", *words) + b"".join([op.packet for op in ops])
+    kinds, packets, frames = zip(*ops, strict=True) if ops else ((), (), ())
+    sizes = list(map(len, packets))
+    if any(kinds) or any(frames):  # else packets and nothing else, whose words are their lengths
+        sizes = [op.kind << 24 | op.frame << 16 | size for op, size in zip(ops, sizes, strict=True)]
+    return struct.pack(f"<{len(ops)}I", *sizes) + b"".join(packets)
 
 
 _int = int.from_bytes
@@ -168,14 +171,22 @@ def words_of(blob: bytes, count: int) -> tuple[int, ...]:
     if not 0 < count <= MAX_OPS or len(blob) < head:
         raise WireError(f"{len(blob)} bytes cannot hold {count} operations")
     words = struct.unpack_from(f"<{count}I", blob)
-    total = 0
-    for word in words:
-        if word >> 24 > _LAST_KIND or word & 0xFFFF > MAX_PACKET_BYTES:
-            raise WireError(f"operation word {word:#010x} is not one of ours")
-        total += word & 0xFFFF
+    total = sum(words) if max(words) <= MAX_PACKET_BYTES else _bytes_of(words)
     if head + total != len(blob):
         raise WireError(f"operations of {total} bytes in a blob with {len(blob) - head}")
     return words
+
+
+def _bytes_of(words: tuple[int, ...]) -> int:
+    """Bytes of all packets; of words that are lengths alone, it is their sum.
+
+    Raises:
+        WireError: there is no such word.
+    """
+    for word in words:
+        if word >> 24 > _LAST_KIND or word & 0xFFFF > MAX_PACKET_BYTES:
+            raise WireError(f"operation word {word:#010x} is not one of ours")
+    return sum([word & 0xFFFF for word in words])
 
 
 def unpack(blob: bytes, count: int) -> list[Op]:
@@ -230,7 +241,7 @@ def unpack_outcome(blob: bytes | memoryview, count: int, frame_bytes: int) -> Ou
     if len(blob) < head:
         raise WireError(f"{len(blob)} bytes cannot hold {count} outcomes")
     results = struct.unpack_from(f"<{count}i", blob)
-    samples = sum([n for n in results if n > 0])
+    samples = sum(results) if min(results, default=0) >= 0 else sum([n for n in results if n > 0])
     if head + samples * frame_bytes != len(blob):
         raise WireError(f"{samples} samples of {frame_bytes} bytes in {len(blob) - head} bytes")
     return Outcome(results, memoryview(blob)[head:])

@@ -40,15 +40,16 @@ def run(
         WireError: the blob is not `count` operations.
     """
     outcomes: list[int] = []
-    at = 4 * count
+    at, progress = 4 * count, words[PROGRESS]
     for index, word in enumerate(ops.words_of(blob, count)):
         words[OP] = index
         words[WORD] = word
-        words[PROGRESS] += 1
+        progress += 1
+        words[PROGRESS] = progress
         end = at + (word & 0xFFFF)
         samples = operation(OP_KINDS[word >> 24], blob[at:end], word >> 16 & 0xFF)
         at = end
         outcomes.append(checked(samples, decoder))
-        if pcm is not None:
-            pcm += decoder.pcm(max(samples, 0))
+        if pcm is not None and samples > 0:
+            pcm += decoder.pcm(samples)
     return outcomes

@@ -130,6 +130,7 @@ class ModelWorker:
         saves: it can make checkpoints.
         leaves: it has been asked to leave.
         waited: seconds it has waited for a processor.
+        unseen: its lease is still on its way to it, or the results are on their way back.
     """
 
     def __init__(self, serial: int, *, saves: bool = True) -> None:
@@ -139,6 +140,7 @@ class ModelWorker:
         self.ready = False
         self.hung = False
         self.waited = 0.0
+        self.unseen = False
         self.leaves = False
         self.decoders: dict[int, ToyDecoder] = {}
         self.lease: wire.Message | None = None
@@ -498,8 +500,10 @@ class World:
         for slot in self.core.slots:
             if slot.lease is not None and slot.worker is not None:
                 worker = self.workers[slot.worker.serial]
-                if self.core.progress(worker.serial, worker.position.progress, self.now):
-                    self.core.stands_still(worker.serial, worker.waited, self.now)
+                place = worker.position
+                if self.core.progress(worker.serial, (place.lease, place.progress), self.now):
+                    waited, unseen = worker.waited, worker.unseen
+                    self.core.stands_still(worker.serial, waited, self.now, unseen=unseen)
         self.core.tick(self.now)
         while instructions := self.core.take_instructions():
             for instruction in instructions:

@@ -1070,6 +1070,39 @@ def test_a_worker_that_is_not_let_run_does_not_hang() -> None:
     assert waits(sent)
 
 
+def test_a_lease_that_is_still_on_its_way_is_no_hang() -> None:
+    """What carries it waits for a processor too, which nobody counts; but not forever."""
+    made = world(workers={"hang_seconds": 0.3})
+    sent = made.send(made.stream(), packets("a"))
+    made.turn()
+    only(made).unseen = True
+    for _ in range(19):
+        made.turn(0.1)
+    assert made.kills == []
+    for _ in range(3):
+        made.turn(0.1)
+    assert [kill.reason for kill in made.kills] == ["hang"]
+    assert waits(sent)
+
+
+def test_a_worker_has_its_time_from_when_its_lease_has_come() -> None:
+    made = world(workers={"hang_seconds": 0.3})
+    made.send(made.stream(), packets("a"))
+    made.turn()
+    worker = only(made)
+    worker.unseen = True
+    for _ in range(10):
+        made.turn(0.1)
+    worker.unseen = False
+    worker.position = Position(1, 0, 0, 0)
+    for _ in range(3):
+        made.turn(0.1)
+    assert made.kills == []
+    for _ in range(2):
+        made.turn(0.1)
+    assert [kill.reason for kill in made.kills] == ["hang"]
+
+
 def test_nobody_waits_behind_what_may_hang_again() -> None:
     """With one worker left, a suspect waits for the next one, and its stream's order is kept."""
     made = world(2, 1, workers={"hang_seconds": 1.0})

@@ -928,7 +928,7 @@ def watch(scene: Scene, serial: int, seconds: float, waited: float = 0.0) -> Non
     """Let time pass in which a client's batch is in hand and nothing moves."""
     for _ in range(round(seconds / 0.25)):
         scene.now += 0.25
-        if scene.core.progress(serial, 7, scene.now):
+        if scene.core.progress(serial, (recorder.LANE, 7), scene.now):
             scene.core.stands_still(serial, waited, scene.now, by_lane=True)
         scene.turn()
 
@@ -937,7 +937,7 @@ def test_who_stands_still_with_a_batch_in_hand_is_killed() -> None:
     scene = Scene()
     token = scene.lent(1)
     worker = only(scene)
-    scene.core.progress(worker.serial, 7, scene.now)
+    scene.core.progress(worker.serial, (recorder.LANE, 7), scene.now)
     watch(scene, worker.serial, HANG_SECONDS)
     assert kills(scene) == []
     watch(scene, worker.serial, 0.25)
@@ -953,7 +953,7 @@ def test_who_moves_is_not_killed() -> None:
     serial = only(scene).serial
     for progress in range(20):
         scene.now += 0.25
-        assert not scene.core.progress(serial, progress, scene.now)
+        assert not scene.core.progress(serial, (recorder.LANE, progress), scene.now)
         scene.turn()
     assert kills(scene) == []
 
@@ -962,7 +962,7 @@ def test_who_stood_still_while_the_supervisor_did_is_not_killed() -> None:
     """After a suspend the worker has a whole deadline, and no longer one."""
     scene = Scene()
     serial = only(scene).serial
-    scene.core.progress(serial, 7, scene.now)
+    scene.core.progress(serial, (recorder.LANE, 7), scene.now)
     scene.now += STALL_SECONDS + 1
     watch(scene, serial, HANG_SECONDS)
     assert kills(scene) == []
@@ -977,6 +977,6 @@ def test_a_hang_by_a_lane_is_one_though_a_canary_waits() -> None:
     lease = scene.core.slots[0].lease
     assert lease is not None
     assert lease.canary
-    scene.core.progress(worker.serial, 7, scene.now)
+    scene.core.progress(worker.serial, (recorder.LANE, 7), scene.now)
     watch(scene, worker.serial, HANG_SECONDS + 0.25)
     assert kills(scene) == [Kill(worker.serial, "hang", dump=True)]

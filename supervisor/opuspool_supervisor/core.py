@@ -55,6 +55,10 @@ DUMP_SECONDS = 0.25
 STILL_SHARE = 0.25
 """Of `[workers] hang_seconds`, after which a worker that stands still is looked at more closely."""
 
+UNSEEN_SECONDS = 2.0
+"""A lease may be on its way so long, or twice `hang_seconds`: on a busy machine the threads that
+carry messages wait for a processor as well, and that is nobody's hang."""
+
 SWEEP_SECONDS = 0.1
 """Time between two looks for passed deadlines, unequal load, and what else is due."""
 
@@ -198,8 +202,14 @@ class Core:
             return
         self._ended(slot, slot.worker, death, now)
 
-    def progress(self, serial: int, progress: int, now: float) -> bool:
-        """What a busy worker's flight recorder shows now; True: tell `stands_still` of it too."""
+    def progress(self, serial: int, progress: tuple[int, int], now: float) -> bool:
+        """What a busy worker's flight recorder shows now; True: tell `stands_still` of it too.
+
+        Args:
+            serial: its number.
+            progress: what it has in hand, and how far it has counted; if either changes, it moves.
+            now: monotonic, seconds.
+        """
         slot = self._by_serial.get(serial)
         if slot is None or slot.worker is None:
             return False
@@ -211,7 +221,13 @@ class Core:
         return now - watch.moved > self._config.workers.hang_seconds * STILL_SHARE
 
     def stands_still(
-        self, serial: int, waited: float, now: float, *, by_lane: bool = False
+        self,
+        serial: int,
+        waited: float,
+        now: float,
+        *,
+        by_lane: bool = False,
+        unseen: bool = False,
     ) -> None:
         """A busy worker's flight recorder has not moved for a while: it hangs, or has not been let.
 
@@ -220,6 +236,7 @@ class Core:
             waited: seconds of its life in which it was ready to run and another process ran.
             now: monotonic, seconds.
             by_lane: what it has in hand came by a lane.
+            unseen: it has nothing in hand: its lease is on the way there, or the results are back.
         """
         slot = self._by_serial.get(serial)
         if slot is None or slot.worker is None:
@@ -228,7 +245,8 @@ class Core:
         if watch.waited is None:
             watch.waited = waited
         could_run = now - watch.moved - (waited - watch.waited)
-        if could_run > self._config.workers.hang_seconds:
+        hang_seconds = self._config.workers.hang_seconds
+        if could_run > (max(UNSEEN_SECONDS, 2 * hang_seconds) if unseen else hang_seconds):
             idle = not by_lane and slot.lease is not None and slot.lease.canary
             self._kill(slot, "heartbeat" if idle else "hang", now, dump=True)
 

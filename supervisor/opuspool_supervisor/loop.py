@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
-from opuspool import version, wakeup, wire
+from opuspool import recorder, version, wakeup, wire
 from opuspool.errors import ConfigError, WireError
 from opuspool.frames import Port
 from opuspool.wire import Kind, Status
@@ -220,11 +220,14 @@ class Supervisor:
             process = self._processes.get(slot.worker.serial)
             if process is None:
                 continue
-            by_lane = process.serves_lane()
-            still = core.progress(process.serial, process.progress(), now)
+            progress = process.progress()
+            in_hand, _ = progress
+            still = core.progress(process.serial, progress, now)
+            by_lane = in_hand == recorder.LANE
             if still and (by_lane or slot.lease is not None):
                 waited = process.waited_seconds()
-                core.stands_still(process.serial, waited, now, by_lane=by_lane)
+                unseen = not in_hand and not process.is_stopped()
+                core.stands_still(process.serial, waited, now, by_lane=by_lane, unseen=unseen)
         if self._next_count <= now:
             self._next_count = now + COUNT_SECONDS
             self._count_by_lane(now)

@@ -68,13 +68,10 @@ class WorkerProcess:
         self._recorder = recorder.FlightRecorder(launched.recorder_fd)
         self._tail = bytearray()
 
-    def progress(self) -> int:
-        """How far its flight recorder has counted."""
-        return self._recorder.words[recorder.PROGRESS]
-
-    def serves_lane(self) -> bool:
-        """Whether it has a client's batch in hand."""
-        return self._recorder.words[recorder.LEASE] == recorder.LANE
+    def progress(self) -> tuple[int, int]:
+        """The lease in hand, `recorder.LANE` for a client's batch, or 0; how far it has counted."""
+        words = self._recorder.words
+        return words[recorder.LEASE], words[recorder.PROGRESS]
 
     def by_lane(self) -> LaneCounts:
         """What it has done for clients by lanes."""
@@ -91,12 +88,12 @@ class WorkerProcess:
     def kill(self, *, dump: bool) -> None:
         """End it: SIGABRT, which lets faulthandler write, or SIGKILL. Windows terminates it."""
         with suppress(OSError):
-            if dump and sys.platform != "win32" and not self._is_stopped():
+            if dump and sys.platform != "win32" and not self.is_stopped():
                 self._popen.send_signal(signal.SIGABRT)
             else:
                 self._popen.kill()
 
-    def _is_stopped(self) -> bool:
+    def is_stopped(self) -> bool:
         """Whether it was stopped by a signal: then it cannot write anything."""
         with suppress(psutil.Error):
             return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)

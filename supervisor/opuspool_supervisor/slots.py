@@ -99,12 +99,12 @@ class Watch:
 
     Attributes:
         moved: monotonic time at which it last moved.
-        progress: how far it had counted when last looked at.
+        progress: what it had in hand, and how far it had counted, when last looked at.
         waited: seconds it had waited for a processor when it was first seen standing still.
     """
 
     moved: float
-    progress: int = -1
+    progress: tuple[int, int] = (0, -1)
     waited: float | None = None
 
 

@@ -1337,7 +1337,7 @@ def test_bulk_has_all_the_room_that_live_leaves() -> None:
     """With nothing live to do, a lease is full of bulk, and larger."""
     made = world(requests={"lease_packets": 8})
     track = made.stream(bulk=True)
-    for _ in range(5 * 8):
+    for _ in range((BULK_ALONE + 1) * 8):
         made.send(track, packets("b"))
     made.turn()
     assert steps(only(made)) == ["OPEN", *["DECODE b"] * BULK_ALONE * 8]

@@ -10,6 +10,7 @@ from coremodel import FORMAT, KILLER, FatalError, ModelWorker, ToyDecoder, packe
 from opuspool_supervisor import audit, canary
 from opuspool_supervisor.core import STALL_SECONDS, Core
 from opuspool_supervisor.death import Death
+from opuspool_supervisor.dispatch import BULK_ALONE, BULK_BESIDE
 from opuspool_supervisor.instructions import (
     Instruction,
     Kill,
@@ -342,6 +343,23 @@ def not_lent(scene: Scene, flags: int = 0) -> bool:
 
 def test_a_plain_live_stream_is_lent() -> None:
     assert not not_lent(Scene())
+
+
+def test_beside_lent_streams_bulk_has_smaller_leases() -> None:
+    """Their packets go past the supervisor, and wait until their worker's lease ends."""
+    full = {False: BULK_ALONE * 4, True: BULK_BESIDE * 4}
+    for lent, count in full.items():
+        scene = Scene(requests={"lease_packets": 4})
+        if lent:
+            scene.lent(1)
+        flags = int(Flag.OPEN | Flag.BULK)
+        for _ in range(2 * count):
+            scene.send(2, "c", flags=flags)
+            flags = int(Flag.BULK)
+        scene.turn()
+        lease = only(scene).lease
+        assert lease is not None
+        assert sum(record.action == Action.DECODE for record in lease.records) == count
 
 
 def test_bulk_streams_are_not_lent() -> None:

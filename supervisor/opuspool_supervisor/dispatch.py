@@ -55,8 +55,11 @@ _DECODE = int(Action.DECODE)
 BULK_SHARE = 4
 """Of a lease, at least one part in this many is for bulk requests, if any wait."""
 
-BULK_ALONE = 4
+BULK_ALONE = 8
 """With no live request waiting, a lease has so many times more: its worker waits for the next."""
+
+BULK_BESIDE = 4
+"""So many times more while streams are lent: their packets wait until their worker's lease ends."""
 
 _KEPT = ("deaths", "trust", "died_at", "gave_up", "suspect", "fatal", "gone")
 """What stays known of a stream that its client hands back."""
@@ -109,7 +112,6 @@ class Dispatcher:
 
     def _take_sizes(self, config: Config) -> None:
         self._lease_packets = config.requests.lease_packets
-        self._bulk_packets = config.requests.lease_packets * BULK_ALONE
         self._checkpoint_packets = config.recovery.checkpoint_packets
         self._journal_packets = config.recovery.journal_packets
 
@@ -359,9 +361,14 @@ class Dispatcher:
             queues.reverse()
         room = self._fill(lease, slot, queues[0], self._lease_packets, now)
         if not lease.isolated:
-            share = self._lease_packets // BULK_SHARE if lease.expects else self._bulk_packets
-            self._fill(lease, slot, queues[1], max(room, share, 1), now)
+            self._fill(lease, slot, queues[1], max(room, self._bulk_room(lease), 1), now)
         return lease if lease.rows else None
+
+    def _bulk_room(self, lease: Lease) -> int:
+        """Packets of bulk requests for which a lease that may have live ones has room."""
+        if lease.expects:
+            return self._lease_packets // BULK_SHARE
+        return self._lease_packets * (BULK_BESIDE if self.lending else BULK_ALONE)
 
     def _fill(self, lease: Lease, slot: Slot, queue: deque[Request], room: int, now: float) -> int:
         rows, payloads, expects = lease.rows, lease.payloads, lease.expects

@@ -41,7 +41,7 @@ LOG_LIMIT = 3000
 # As plain numbers: they are compared for every packet, and members of an IntEnum are slow at it.
 _OK, _FAILED_OPS, _TIMEOUT = int(Status.OK), int(Status.FAILED_OPS), int(Status.TIMEOUT)
 _OPEN = int(Flag.OPEN)
-_pack_word, _int = ops.pack_word, int.from_bytes
+_pack_word = ops.pack_word
 
 _ERRORS: dict[int, type[OpusPoolError]] = {
     Status.TIMEOUT: DecodeTimeoutError,
@@ -166,10 +166,9 @@ class Call:
         """
         stream = self.stream
         fmt = stream.format
-        samples = _int(payload[:4], "little")  # as if unsigned: a code is more than fits
-        if not 0 < samples <= fmt.capacity or 4 + samples * fmt.frame_bytes != len(payload):
-            return False
         if status != _OK or count != 1 or self.count != 1:
+            return False
+        if not ops.is_whole(payload, fmt.frame_bytes, fmt.capacity, 0, len(payload)):
             return False
         stream.opened = self.whole = True
         stream.log.settle(self.blob, 1, LOG_LIMIT)

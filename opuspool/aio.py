@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 from opuspool import calls, eventloop, ops
 from opuspool.base import PoolBase, check_open, close_stream, drain_slot, plan_file, replace_worker
@@ -41,10 +41,6 @@ class _LoopCall(Call):
     __slots__ = ("future",)
     future: asyncio.Future[None]
 
-    def complete(self) -> None:
-        if not self.future.done():
-            self.future.set_result(None)
-
     async def outcome_when_complete(self) -> Outcome:
         await self.future
         return self.outcome()
@@ -59,10 +55,18 @@ class _LoopWaiter:
 
     def complete(self, done: list[Call]) -> None:
         if self.driver is not None and self.driver.here:
-            calls.complete_all(done)
+            _wake(done)
             return
         with suppress(RuntimeError):  # the loop was closed: nobody waits
-            self._loop.call_soon_threadsafe(calls.complete_all, done)
+            self._loop.call_soon_threadsafe(_wake, done)
+
+
+def _wake(done: list[Call]) -> None:
+    """Tell the tasks that wait for their calls."""
+    for call in cast("list[_LoopCall]", done):
+        future = call.future
+        if not future.done():
+            future.set_result(None)
 
 
 class AsyncPool(PoolBase):
@@ -238,8 +242,12 @@ class AsyncStream:
     ) -> Pcm:
         """Decode one packet; see `Stream.decode`."""
         deadline = self._pool._deadline(timeout)  # noqa: SLF001  its other half
-        check_open(self._state)
-        call = self._submit(calls.packed(packet, fec=fec), 1, 0, deadline)
+        state = self._state
+        if state.closed:
+            check_open(state)
+        call = _LoopCall(state, calls.packed(packet, fec=fec), 1, 0, deadline)
+        call.future = self._loop.create_future()
+        self._connection.submit(call)
         await call.future
         return call.pcm()
 

@@ -83,7 +83,7 @@ class StreamState:
         lane: to the worker where it has been taken; None: the supervisor has it.
         token: its name there.
         checkpoint_packets: operations between two checkpoints there; 0: none are made.
-        unsaved: operations sent there since the last one was asked for.
+        full_at: operations in the log at which the next one is asked for, or the log cut.
         most_waiting: so many calls may wait for the lane.
         last: its end, which waits for its calls.
         array: `pcm.from_outcome`.
@@ -100,7 +100,7 @@ class StreamState:
     lane: Lane | None = None
     token: int = 0
     checkpoint_packets: int = 0
-    unsaved: int = 0
+    full_at: int = 0
     most_waiting: int = 0
     last: Call | None = None
     array: Callable[[bytes, StreamFormat], Pcm] = field(default_factory=_array)
@@ -123,7 +123,7 @@ class Call:
         status, payload: the answer, as in `wire.Answer`; status None until it is there.
         error: why there will be none.
         number: its id on the wire.
-        batch, record: the batch of a lane in which it was sent, and its record there; 0: in none.
+        batch: the batch of a lane in which it was sent; 0: in none.
         ended: its caller has been told that its deadline has passed.
         whole: its answer is known to be the PCM of one operation.
     """
@@ -138,7 +138,6 @@ class Call:
         "flags",
         "number",
         "payload",
-        "record",
         "status",
         "stream",
         "whole",
@@ -155,26 +154,9 @@ class Call:
         self.status: int | None = None
         self.payload = b""
         self.error: OpusPoolError | None = None
-        self.number = self.batch = self.record = 0
+        self.number = self.batch = 0
         self.ended = self.whole = False
         stream.used = True
-
-    def take_pcm(self, status: int, count: int, payload: bytes) -> bool:
-        """Take the usual answer, the PCM of its only operation; False, and nothing done: no such.
-
-        As `fits` and `answered`, at less cost: done for every packet of a live stream.
-        """
-        stream = self.stream
-        fmt = stream.format
-        if status != _OK or count != 1 or self.count != 1:
-            return False
-        if not ops.is_whole(payload, fmt.frame_bytes, fmt.capacity, 0, len(payload)):
-            return False
-        stream.opened = self.whole = True
-        stream.log.settle(self.blob, 1, LOG_LIMIT)
-        self.payload = payload
-        self.status = _OK
-        return True
 
     def answered(self, status: int, payload: bytes) -> None:
         """Take the answer."""
@@ -182,6 +164,9 @@ class Call:
         if status == _OK:
             stream.opened = True
             stream.log.settle(self.blob, self.count, LOG_LIMIT)
+            fmt, size = stream.format, len(payload)
+            if self.count == 1:
+                self.whole = ops.is_whole(payload, fmt.frame_bytes, fmt.capacity, 0, size)
         else:
             if status <= _TIMEOUT:
                 stream.opened = True
@@ -195,9 +180,10 @@ class Call:
         value = {"message": message, "retry_after": RETRY_AFTER_SECONDS}
         self.answered(status, wire.write_json(value))
 
-    def fits(self, status: int, count: int, payload: bytes) -> bool:
-        """Whether this can be the outcome of its operations."""
-        if count != self.count or status > _FAILED_OPS:
+    def fits(self, answer: wire.Row, payload: bytes) -> bool:
+        """Whether a worker's answer can be the outcome of its operations."""
+        number, _, count, status = answer
+        if number != self.number or count != self.count or status > _FAILED_OPS:
             return False
         fmt = self.stream.format
         try:
@@ -217,9 +203,6 @@ class Call:
             return stream.array(self.payload, stream.format)
         return collect([self.outcome()], ops.unpack(self.blob, self.count), stream.format)
 
-    def complete(self) -> None:
-        """Tell whoever waits for it."""
-
     def outcome(self) -> ops.Outcome:
         """The outcome of the request's operations.
 
@@ -233,12 +216,6 @@ class Call:
         if self.status > _FAILED_OPS:
             raise _error(self.status, self.payload)
         return ops.unpack_outcome(self.payload, self.count, self.stream.format.frame_bytes)
-
-
-def complete_all(calls: list[Call]) -> None:
-    """Tell whoever waits for these calls."""
-    for call in calls:
-        call.complete()
 
 
 def _error(status: int, payload: bytes) -> OpusPoolError:

@@ -134,10 +134,23 @@ class Connection:
             self._wake_if_asleep()
         elif driver.due:
             return
-        elif len(self._exchange) == 1:  # no others gather: send it at once
-            driver.turn()
-        else:
+        elif len(self._exchange) > 1 or call.stream.lane is None or not self._send_alone():
             driver.nudge()
+
+    def _send_alone(self) -> bool:
+        """Send a call by its lane at once, as no others gather; whether a turn has no more to do.
+
+        Not a turn, which would look for what has arrived; nothing else is under way.
+        """
+        exchange, channel = self._exchange, self._channel
+        with self._channel_lock:
+            if self._closed or not self._welcomed:
+                return False
+            refused = exchange.send(channel)
+            done = not (channel.unsure or exchange.unsteady)
+        if refused:
+            self._waiter.complete(refused)
+        return done
 
     def run_alone(self, call: Call) -> bool:
         """Send a call and take its answer on its caller's thread; False where others are under way.
@@ -275,8 +288,7 @@ class Connection:
             arrived = self._receive(complete)
             if arrived and self._welcomed and self._exchange.owes:
                 complete += self._exchange.send(self._channel)
-            self._watch_lanes()
-            unread = self._unread
+            unread = self._watch_lanes() or self._channel.unsure
         if complete:
             self._waiter.complete(complete)
         return len(complete) > 1 or unread
@@ -296,22 +308,17 @@ class Connection:
         for message in self._channel.receive(MESSAGES_A_TURN):
             arrived = True
             self._take(message, complete)
-        for lane in self._exchange.in_turn():
-            if lane.ready and self._receive_by_lane(lane, complete):
+        for lane in self._exchange.ready():
+            if self._receive_by_lane(lane, complete):
                 return True  # its worker gets the next batch before another's answers are taken
         return arrived
-
-    @property
-    def _unread(self) -> bool:
-        """Whether there may be more to receive."""
-        return self._channel.unsure or any(x.ready for x in self._exchange.lanes.values())
 
     def _receive_by_lane(self, lane: Lane, complete: list[Call]) -> bool:
         arrived = False
         try:
-            for message in lane.receive(time.monotonic()):
+            for message, calls in lane.receive(time.monotonic()):
                 arrived = True
-                complete += self._exchange.take_batch(lane, message)
+                complete += self._exchange.take_batch(lane, message, calls)
         except WireError:
             self._exchange.give_up(lane)
             arrived = True  # it has something to send now
@@ -323,9 +330,11 @@ class Connection:
         except OSError:  # no descriptor is left, or it is gone: the supervisor can still be asked
             return None
 
-    def _watch_lanes(self) -> None:
-        """Wait for what each lane waits for now."""
+    def _watch_lanes(self) -> bool:
+        """Wait for what each lane waits for now; whether one of them may be read already."""
+        ready = False
         for lane in list(self._exchange.lanes.values()):
+            ready = ready or lane.ready
             unwatched = lane.lost or (self._driver is None and lane.idle)
             wanted = None if unwatched else lane.blocked
             if wanted == lane.watched:
@@ -334,6 +343,7 @@ class Connection:
                 self._watch_lane(lane, wanted)
             except OSError:  # no descriptor is left for that
                 self._exchange.give_up(lane)
+        return ready
 
     def _watch_lane(self, lane: Lane, wanted: bool | None) -> None:
         if wanted is None:

@@ -16,16 +16,18 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from opuspool import wire
+from opuspool import ops, wire
+from opuspool.calls import LOG_LIMIT
 from opuspool.wire import Flag, Kind, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from opuspool.calls import Call, StreamState
     from opuspool.channel import Channel
     from opuspool.lane import Lane
 
+_OK = int(Status.OK)
 _CHECKPOINT = int(Status.CHECKPOINT)
 _SHUTDOWN = int(Status.SHUTDOWN)
 _TIMEOUT = int(Status.TIMEOUT)
@@ -89,6 +91,11 @@ class Exchange:
             return True
         return any(lane.waiting for lane in self.lanes.values())
 
+    @property
+    def unsteady(self) -> bool:
+        """Whether what is waited for of a lane has changed since its connection last looked."""
+        return any(x.lost or x.ready or x.watched != x.blocked for x in self.lanes.values())
+
     def send(self, channel: Channel) -> list[Call]:
         """Send what has gathered, as far as it is taken; returns calls that are refused."""
         while self._letters:
@@ -119,13 +126,13 @@ class Exchange:
             stream = call.stream
             if not call.count and self._is_held(call):
                 continue
-            call.number = next(numbers)
+            call.number = number = next(numbers)
             if call.count:
                 lane = stream.lane
                 if lane is not None and len(lane.waiting) >= stream.most_waiting:
                     _refuse(call, lane, refused)
                     continue
-                pending[call.number] = call
+                pending[number] = call
                 stream.pending += 1
                 if lane is not None:
                     lane.waiting.append(call)
@@ -157,7 +164,7 @@ class Exchange:
         """Take a supervisor's message of answers; returns the calls that are complete by it."""
         complete: list[Call] = []
         for row, payload in zip(message.rows, message.payloads(), strict=True):
-            number, _, count, status = row
+            number, _, _, status = row
             if status >= _CHECKPOINT:
                 notice = self._notices.get(status)
                 if notice is not None:
@@ -167,45 +174,55 @@ class Exchange:
                 continue  # not done here: the successor, if one comes in time, is handed the call
             call = self._pending.get(number)
             if call is not None and not call.batch:
-                self._complete(call, status, count, payload, complete)
+                self._complete(call, status, payload, complete)
         return complete
 
-    def in_turn(self) -> list[Lane]:
-        """All lanes; who is first now will be last the next time."""
-        found = list(self.lanes.values())
+    def ready(self) -> list[Lane]:
+        """The lanes that may be read; who is first now will be last the next time."""
+        found = [lane for lane in self.lanes.values() if lane.ready]
         if len(found) > 1:
-            self.lanes[found[0].serial] = self.lanes.pop(found[0].serial)
+            first = found[0].serial
+            self.lanes[first] = self.lanes.pop(first)
         return found
 
-    def take_batch(self, lane: Lane, message: wire.Message) -> list[Call]:
-        """Take what a worker has answered by a lane; returns the calls that are complete by it."""
+    def take_batch(self, lane: Lane, message: wire.Message, calls: list[Call]) -> list[Call]:
+        """Take what a worker has answered by a lane; returns the calls that are complete by it.
+
+        Done for every packet of a live stream, so in one loop without a call of ours in it.
+        """
         complete: list[Call] = []
         lane.heard = time.monotonic()
         if message.kind is not Kind.ANSWERS:
             self._greeted(lane)
             return complete
         pending, batch = self._pending, message.tag
+        rows, payloads = message.rows, message.payloads()
+        whole = ops.are_whole(payloads, [call.stream.format for call in calls])
         back: dict[int, StreamState] = {}
-        for row, payload in zip(message.rows, message.payloads(), strict=True):
-            number, _, count, status = row
-            if status == _CHECKPOINT:
-                stream = lane.streams.get(number)
-                if stream is not None and payload and stream.id not in back:
-                    stream.log.save(payload)
-                continue
-            call = pending.get(number)
-            if call is None or call.batch != batch:
+        for call, row, payload, is_whole in zip(calls, rows, payloads, whole, strict=False):
+            if call.batch != batch:
                 continue
             stream = call.stream
-            plain = not (back or call.ended or stream.last is not None)
-            if plain and call.take_pcm(status, count, payload):
-                del pending[number]
+            usual = is_whole and row == (call.number, len(payload), 1, _OK) and call.count == 1
+            if usual and not (back or call.ended or stream.last is not None):
+                call.payload, call.status, call.whole = payload, _OK, True
+                log = stream.log
+                log.entries.append((call.blob, 1))
+                log.packets += 1
+                if log.packets >= stream.full_at:
+                    _log_is_full(lane, stream)
                 stream.pending -= 1
+                del pending[call.number]
                 complete.append(call)
-            elif stream.id in back or not call.fits(status, count, payload):
+            elif stream.id in back or not call.fits(row, payload):
                 back[stream.id] = stream
             else:
-                self._complete(call, status, count, payload, complete)
+                self._complete(call, row[3], payload, complete)
+        for row, payload in zip(rows[len(calls) :], payloads[len(calls) :], strict=True):
+            saved = lane.streams.get(row[0])
+            if saved is not None and payload and saved.id not in back and row[3] == _CHECKPOINT:
+                saved.log.save(bytes(payload))
+                saved.full_at = _log_room(saved)
         if back:  # the supervisor will say what is wrong with it
             self._take_back(lane, list(back.values()))
         return complete
@@ -216,11 +233,11 @@ class Exchange:
             lane.open = True
             self._letters.append(wire.pack_plain(Kind.LANE, tag=lane.serial))
 
-    def _complete(
-        self, call: Call, status: int, count: int, payload: bytes, complete: list[Call]
-    ) -> None:
-        if not call.take_pcm(status, count, payload):
-            call.answered(status, payload)
+    def _complete(self, call: Call, status: int, payload: bytes, complete: list[Call]) -> None:
+        call.answered(status, payload)
+        stream = call.stream
+        if stream.lane is not None and stream.log.packets >= stream.full_at:
+            _log_is_full(stream.lane, stream)
         if status == _TIMEOUT:
             # It may be executed yet, where only the supervisor knows of it.
             call.stream.offer = None
@@ -292,7 +309,7 @@ class Exchange:
         stream.lane, stream.token, stream.most_waiting = lane, token, most_waiting
         stream.checkpoint_packets = checkpoint_packets
         # Streams that were taken together would all be saved together, again and again.
-        stream.unsaved = max(stream.log.packets, token % max(1, checkpoint_packets))
+        stream.full_at = _log_room(stream, token)
         lane.streams[token] = stream
         lane.silent_seconds = silent_ms / 1000
         row = (token, stream.id, 0, 0, 0, stream.format.code, int(Flag.TAKE))
@@ -355,25 +372,38 @@ class Exchange:
     def _end_lane(self, lane: Lane, batch: int = 0, record: int = 0) -> None:
         """End a lane; its worker died running that record of that batch (0: it did not)."""
         del self.lanes[lane.serial]
-        self._take_back(lane, list(lane.streams.values()), batch, record)
+        sent = lane.calls_of(batch)
+        streams = list(lane.streams.values())
+        self._take_back(lane, streams, set(sent[: record + 1]), sent[record : record + 1])
         self._close_lane(lane)
 
     def _take_back(
-        self, lane: Lane, streams: list[StreamState], batch: int = 0, record: int = 0
+        self,
+        lane: Lane,
+        streams: list[StreamState],
+        ran: Collection[Call] = (),
+        in_hand: Collection[Call] = (),
     ) -> None:
-        """Hand streams back to the supervisor, and their calls; what was in hand goes first."""
+        """Hand streams back to the supervisor, and their calls.
+
+        Args:
+            lane: they were taken there.
+            streams: all of them, or some.
+            ran: calls that the worker had run, or was running, when it died.
+            in_hand: that of them which it was running; its stream's calls go first.
+        """
         for stream in streams:
             self._leave(stream)
         numbers = {stream.id for stream in streams}
         lane.drop_streams(numbers)
         self._forget_ended(numbers)
         calls = [call for call in self._pending.values() if call.stream.id in numbers]
-        fatal = [c.stream.id for c in calls if batch and (c.batch, c.record) == (batch, record)]
-        calls.sort(key=lambda call: call.stream.id not in fatal)  # stable
-        self._give(streams, calls, batch, record)
+        first = [call.stream.id for call in calls if call in in_hand]
+        calls.sort(key=lambda call: call.stream.id not in first)  # stable
+        self._give(streams, calls, ran)
 
     def _give(
-        self, streams: list[StreamState], calls: list[Call], batch: int = 0, record: int = 0
+        self, streams: list[StreamState], calls: list[Call], ran: Collection[Call] = ()
     ) -> None:
         """Write to the supervisor what it has to know of streams, then their calls."""
         now = time.monotonic()
@@ -382,7 +412,9 @@ class Exchange:
         for stream in streams:
             _add_stream(stream, rows, payloads)
         for call in calls:
-            rows.append(_row(call, now, _retried(call, batch, record)))
+            retried = Flag.RETRIED if call.batch else 0
+            suspect = Flag.SUSPECT if call in ran else 0
+            rows.append(_row(call, now, retried | suspect))
             payloads.append(call.blob)
             call.batch = 0
         self._write(rows, payloads)
@@ -429,19 +461,23 @@ class Exchange:
                 stream.lane.drop(call)
                 self._forget(call)
         while self.outbox and self.outbox[0].deadline < late:
-            ended.append(self.outbox.popleft())
+            call = self.outbox.popleft()
+            if call.count:
+                ended.append(call)
         if own:
             self._letters.append(wire.pack_json(Kind.ENDED, {"timeout": own}))
         return ended
 
     def take_all(self) -> list[Call]:
-        """Take out every call."""
+        """Take out every call; returns those that somebody waits for, as nobody does for an end."""
         calls = [call for call in self._pending.values() if not call.ended]
         self._pending.clear()
         for lane in self.lanes.values():
             lane.waiting.clear()
         while self.outbox:
-            calls.append(self.outbox.popleft())
+            call = self.outbox.popleft()
+            if call.count:
+                calls.append(call)
         return calls
 
 
@@ -466,12 +502,26 @@ def _row(call: Call, now: float, flags: int = 0) -> tuple[int, ...]:
     )
 
 
-def _retried(call: Call, batch: int, record: int) -> int:
-    """The flags of a call that is sent again, by where its worker was when it died."""
-    if not call.batch:
-        return 0
-    ran = batch and call.batch == batch and call.record <= record
-    return int(Flag.RETRIED | Flag.SUSPECT) if ran else int(Flag.RETRIED)
+def _log_room(stream: StreamState, token: int = 0) -> int:
+    """Operations in a stream's log at which its checkpoint is asked for, or the log is cut.
+
+    Args:
+        stream: the stream.
+        token: where it has just been taken; others that were taken with it are saved elsewhere.
+    """
+    every = min(stream.checkpoint_packets, LOG_LIMIT)
+    if not every:
+        return LOG_LIMIT + 1
+    return min(every, every - token % every + stream.log.packets)
+
+
+def _log_is_full(lane: Lane, stream: StreamState) -> None:
+    """Ask for a stream's checkpoint; where there is none to be had, keep the log short."""
+    stream.log.cut(LOG_LIMIT)
+    every = min(stream.checkpoint_packets, LOG_LIMIT)
+    if every:
+        lane.unsaved.append(stream)
+    stream.full_at = stream.log.packets + max(1, every)
 
 
 def _add_stream(stream: StreamState, rows: list[wire.Row], payloads: list[bytes]) -> None:

@@ -44,9 +44,10 @@ class Log:
         self.entries.append((blob, count))
         self.packets += count
         if self.packets > limit:
-            self._forget_oldest(limit)
+            self.cut(limit)
 
-    def _forget_oldest(self, limit: int) -> None:
+    def cut(self, limit: int) -> None:
+        """Drop what is over `limit` operations, oldest first."""
         while self.packets > limit and len(self.entries) > 1:
             self.packets -= self.entries.pop(0)[1]
             self.checkpoint = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from opuspool import wire
 from opuspool.errors import WireError
@@ -29,6 +29,19 @@ BATCH_PACKETS = 64
 """Operations in a batch, unless its first call alone has more: a worker has other clients too."""
 
 
+_row = wire.row_packer(Kind.REQUESTS)
+
+
+class _Batch(NamedTuple):
+    """What is under way: its calls, and how many rows its answer must have."""
+
+    calls: list[Call]
+    rows: int
+
+
+_NO_BATCH = _Batch([], 0)
+
+
 class Lane:
     """A connection to one worker.
 
@@ -44,6 +57,7 @@ class Lane:
         open: the worker has answered.
         streams: those that this client has taken there, by token.
         waiting: calls for the next batches; all of streams that are taken here.
+        unsaved: streams whose checkpoint the next batches ask for, behind their calls.
         silent_seconds: it is given up where it owes an answer for so long.
         heard: monotonic time at which it last answered, or was first asked since.
         ready: it may be read.
@@ -61,13 +75,14 @@ class Lane:
         self.open = False
         self.streams: dict[int, StreamState] = {}
         self.waiting: deque[Call] = deque()
+        self.unsaved: deque[StreamState] = deque()
         self.silent_seconds = 0.0
         self.heard = 0.0
         self.ready = self.lost = False
         self.watched: bool | None = None
         self._numbers = numbers
-        self._under_way: dict[int, int] = {}
-        self._socket = LaneSocket(_connected(path), wire.MAX_DATA_BYTES)
+        self._under_way: dict[int, _Batch] = {}
+        self._socket = LaneSocket(_connected(path), wire.MAX_DATA_BYTES, writable=True)
         try:
             self._socket.send(wire.pack_plain(Kind.PING))
         except OSError:
@@ -120,8 +135,8 @@ class Lane:
         except OSError:
             self._lose(now)
 
-    def receive(self, now: float) -> list[wire.Message]:
-        """The messages that have arrived.
+    def receive(self, now: float) -> list[tuple[wire.Message, list[Call]]]:
+        """The messages that have arrived, each with the calls whose answers come first in it.
 
         Raises:
             WireError: what has arrived cannot be: this worker is not to be trusted.
@@ -134,12 +149,19 @@ class Lane:
         except EOFError:
             self._lose(now)
             return []
-        for message in messages:
-            if message.kind is Kind.ANSWERS:
-                due = self._under_way.pop(message.tag, 0)
-                if due != len(message.rows):
-                    raise WireError(f"{len(message.rows)} answers where {due} are due")
-        return messages
+        return [(message, self._calls_of(message)) for message in messages]
+
+    def calls_of(self, number: int) -> list[Call]:
+        """The calls of a batch that is under way, by its number; none where there is no such."""
+        return self._under_way.get(number, _NO_BATCH).calls
+
+    def _calls_of(self, message: wire.Message) -> list[Call]:
+        if message.kind is not Kind.ANSWERS:
+            return []
+        batch = self._under_way.pop(message.tag, _NO_BATCH)
+        if batch.rows != len(message.rows):
+            raise WireError(f"{len(message.rows)} answers where {batch.rows} are due")
+        return batch.calls
 
     def drop(self, call: Call) -> None:
         """Forget a call, if it has not been sent."""
@@ -166,27 +188,33 @@ class Lane:
         Raises:
             OSError: the worker is gone.
         """
-        waiting, number = self.waiting, next(self._numbers)
-        rows: list[wire.Row] = []
-        blobs: list[bytes] = []
-        room = BATCH_PACKETS
-        while waiting and (room >= waiting[0].count or not rows):
-            call = waiting.popleft()
-            stream, blob, count = call.stream, call.blob, call.count
-            call.batch, call.record = number, len(rows)
-            token, code = stream.token, stream.format.code
-            rows.append((call.number, token, 0, len(blob), count, code, 0))
-            blobs.append(blob)
-            room -= count
-            stream.unsaved += count
-            if 0 < stream.checkpoint_packets <= stream.unsaved:
-                stream.unsaved = 0
-                rows.append((0, token, 0, 0, 0, code, 0))
-                blobs.append(b"")
+        number = next(self._numbers)
+        calls = self._next_calls()
+        rows: list[bytes] = []
+        for call in calls:
+            stream = call.stream
+            call.batch, code = number, stream.format.code
+            rows.append(_row(call.number, stream.token, 0, len(call.blob), call.count, code, 0))
+        for _ in range(min(len(self.unsaved), BATCH_PACKETS)):
+            stream = self.unsaved.popleft()
+            if stream.lane is self:
+                rows.append(_row(0, stream.token, 0, 0, 0, stream.format.code, 0))
         if not self._under_way:
             self.heard = now
-        self._under_way[number] = len(rows)
-        self._socket.send(wire.pack(Kind.REQUESTS, rows, blobs, number))
+        self._under_way[number] = _Batch(calls, len(rows))
+        blobs = [call.blob for call in calls]
+        self._socket.send(wire.pack_rows(Kind.REQUESTS, rows, blobs, number))
+
+    def _next_calls(self) -> list[Call]:
+        """Take calls for a batch."""
+        waiting = self.waiting
+        calls = [waiting.popleft()]
+        room = BATCH_PACKETS - calls[0].count
+        while waiting and waiting[0].count <= room:
+            call = waiting.popleft()
+            room -= call.count
+            calls.append(call)
+        return calls
 
 
 def _connected(path: str) -> socket.socket:

@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from opuspool import wire
 from opuspool.errors import WireError
@@ -49,6 +49,7 @@ class LaneSocket:
         connected: a stream socket, which is closed with this object.
         most_bytes: of data in a message from the peer.
         scratch: where it reads into, `READ_BYTES`; those of one thread may share it.
+        writable: the payloads of what it receives are bytearrays, over which arrays can be made.
 
     Attributes:
         fd: the socket's descriptor.
@@ -56,7 +57,12 @@ class LaneSocket:
     """
 
     def __init__(
-        self, connected: socket.socket, most_bytes: int, scratch: bytearray | None = None
+        self,
+        connected: socket.socket,
+        most_bytes: int,
+        scratch: bytearray | None = None,
+        *,
+        writable: bool = False,
     ) -> None:
         connected.setblocking(False)
         if sys.platform == "darwin":
@@ -65,6 +71,7 @@ class LaneSocket:
         self.blocked = False
         self._socket = connected
         self._most_bytes = most_bytes
+        self._data = cast("type[bytes]", bytearray) if writable else bytes
         self._scratch = memoryview(scratch if scratch is not None else bytearray(READ_BYTES))
         self._begun = bytearray()
         self._unsent = bytearray()
@@ -176,6 +183,6 @@ class LaneSocket:
             if end > len(data):
                 break
             header = bytes(data[at + _LENGTHS.size : middle])
-            messages.append(wire.parse((header, bytes(data[middle:end]))))
+            messages.append(wire.parse((header, self._data(data[middle:end]))))
             at = end
         return at, messages

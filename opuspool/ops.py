@@ -25,7 +25,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from opuspool.errors import WireError
-from opuspool.streamformat import MAX_PACKET_BYTES
+from opuspool.streamformat import MAX_PACKET_BYTES, StreamFormat
 
 MAX_OPS = 1024
 """Operations in one request, at most."""
@@ -156,9 +156,9 @@ def is_one(blob: bytes) -> bool:
     return word & 0xFFFF == size <= MAX_PACKET_BYTES and word >> 24 <= _LAST_KIND
 
 
-def is_packet(blob: bytes) -> bool:
-    """Whether a blob is one PACKET operation, not empty and without a frame: a live stream's."""
-    return 0 < _int(blob[:4], "little") == len(blob) - 4 <= MAX_PACKET_BYTES
+def are_packets(blobs: list[bytes]) -> list[bool]:
+    """Which blobs are one PACKET operation, not empty and without a frame: a live stream's."""
+    return [0 < _int(blob[:4], "little") == len(blob) - 4 <= MAX_PACKET_BYTES for blob in blobs]
 
 
 def words_of(blob: bytes, count: int) -> tuple[int, ...]:
@@ -259,6 +259,14 @@ def is_whole(data: bytes | memoryview, frame_bytes: int, capacity: int, at: int,
     """
     samples = _int(data[at : at + 4], "little")  # as if unsigned: an error code is more than fits
     return 0 < samples <= capacity and 4 + samples * frame_bytes == size
+
+
+def are_whole(outcomes: list[bytes], formats: list[StreamFormat]) -> list[bool]:
+    """As `is_whole`, of many, as many as there are formats; at less cost."""
+    return [
+        0 < _int(blob[:4], "little") * fmt.frame_bytes == len(blob) - 4 <= fmt.max_packet_pcm_bytes
+        for blob, fmt in zip(outcomes, formats, strict=False)
+    ]
 
 
 def check_outcome(blob: bytes, count: int, frame_bytes: int, capacity: int) -> None:

@@ -21,10 +21,14 @@ _DTYPES: dict[SampleType, np.dtype[Any]] = {
 }
 
 
-def from_outcome(outcome: bytes, fmt: StreamFormat) -> Pcm:
-    """The PCM of an outcome of one operation (ops.py), which has a word of 4 bytes in front."""
-    # A bytearray, because an array over bytes could not be written to: one copy, as few as can be.
-    pcm = np.frombuffer(bytearray(outcome), _DTYPES[fmt.dtype], -1, 4)
+def from_outcome(outcome: bytes | bytearray, fmt: StreamFormat) -> Pcm:
+    """The PCM of an outcome of one operation (ops.py), which has a word of 4 bytes in front.
+
+    An array over a bytearray, which is not copied: one over bytes could not be written to.
+    """
+    if type(outcome) is not bytearray:
+        outcome = bytearray(outcome)
+    pcm = np.frombuffer(outcome, _DTYPES[fmt.dtype], -1, 4)
     return pcm if fmt.channels == 1 else pcm.reshape(-1, fmt.channels)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 from opuspool import calls, ops
 from opuspool.base import PoolBase, check_open, close_stream, drain_slot, plan_file, replace_worker
@@ -47,6 +47,7 @@ class _ThreadCall(Call):
         self._done.acquire()
 
     def complete(self) -> None:
+        """It has its answer or error."""
         self._done.release()
 
     def wait(self) -> None:
@@ -63,7 +64,8 @@ class _ThreadWaiter:
     driver: LoopDriver | None = None
 
     def complete(self, done: list[Call]) -> None:
-        calls.complete_all(done)
+        for call in cast("list[_ThreadCall]", done):
+            call.complete()
 
 
 class Pool(PoolBase):

@@ -48,7 +48,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from opuspool.errors import WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 MAGIC = b"OPUS"
 VERSION = 2
@@ -224,6 +224,14 @@ _SHAPES: dict[Kind, _Shape] = {
 MAX_HEADER_BYTES = _HEADER.size + MAX_RECORDS * max(s.struct.size for s in _SHAPES.values())
 """Bytes of a header frame, at most."""
 
+_PREFIX = struct.Struct("<4sBBH")
+_COUNT_AND_TAG = struct.Struct("<IQ")
+_SHAPED = {
+    _PREFIX.pack(MAGIC, VERSION, kind, 0): (kind, shape.struct, shape.length_of)
+    for kind, shape in _SHAPES.items()
+}
+"""What begins the header of each kind that has records: all that a message's header must say."""
+
 _KINDS = {int(kind): kind for kind in Kind}
 _PLAIN = frozenset(Kind) - frozenset(_SHAPES)
 _JSON = frozenset({Kind.HELLO, Kind.WELCOME, Kind.ASK, Kind.REPORT, Kind.READY, Kind.ENDED})
@@ -274,8 +282,20 @@ def pack(
 ) -> Frames:
     """Build the two frames of a message that has records."""
     packer = _SHAPES[kind].struct.pack
-    header = _HEADER.pack(MAGIC, VERSION, kind, 0, len(records), tag)
-    return header + b"".join([packer(*record) for record in records]), b"".join(payloads)
+    return pack_rows(kind, [packer(*record) for record in records], payloads, tag)
+
+
+def row_packer(kind: Kind) -> Callable[..., bytes]:
+    """What packs a record of a kind from its numbers, for `pack_rows`."""
+    return _SHAPES[kind].struct.pack
+
+
+def pack_rows(
+    kind: Kind, rows: Sequence[bytes], payloads: Iterable[bytes | bytearray], tag: int = 0
+) -> Frames:
+    """As `pack`, of records that are packed already."""
+    header = _HEADER.pack(MAGIC, VERSION, kind, 0, len(rows), tag)
+    return header + b"".join(rows), b"".join(payloads)
 
 
 def pack_plain(kind: Kind, data: bytes = b"", tag: int = 0) -> Frames:
@@ -297,18 +317,27 @@ def parse(frames: Sequence[bytes]) -> Message:
     if len(frames) != 2:
         raise WireError(f"a message has 2 frames, not {len(frames)}")
     header, data = frames
+    shape = _SHAPED.get(header[: _PREFIX.size])
+    if shape is None or len(header) < _HEADER.size or len(data) > MAX_DATA_BYTES:
+        return _parse_other(header, data)
+    kind, record, length_of = shape
+    count, tag = _COUNT_AND_TAG.unpack_from(header, _PREFIX.size)
+    if count > MAX_RECORDS:
+        raise WireError(f"{count} records, at most {MAX_RECORDS}")
+    if len(header) != _HEADER.size + count * record.size:
+        raise WireError(f"header of {len(header)} bytes for {count} records of {kind.name}")
+    rows = list(record.iter_unpack(header[_HEADER.size :]))
+    if sum(map(length_of, rows)) != len(data):
+        raise WireError(f"lengths of {kind.name} do not add up to {len(data)} bytes of data")
+    return Message(kind, tag, rows, data)
+
+
+def _parse_other(header: bytes, data: bytes) -> Message:
+    """Read a message without records, or say what is wrong with one."""
     kind, count, tag = _read_header(header)
     if len(data) > MAX_DATA_BYTES:
         raise WireError(f"{len(data)} bytes of data, at most {MAX_DATA_BYTES}")
-    if kind in _PLAIN:
-        return _plain(kind, count, tag, header, data)
-    shape = _SHAPES[kind]
-    if len(header) != _HEADER.size + count * shape.struct.size:
-        raise WireError(f"header of {len(header)} bytes for {count} records of {kind.name}")
-    rows = list(shape.struct.iter_unpack(memoryview(header)[_HEADER.size :]))
-    if sum(map(shape.length_of, rows)) != len(data):
-        raise WireError(f"lengths of {kind.name} do not add up to {len(data)} bytes of data")
-    return Message(kind, tag, rows, data)
+    return _plain(kind, count, tag, header, data)
 
 
 def _read_header(header: bytes) -> tuple[Kind, int, int]:

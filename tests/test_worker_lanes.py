@@ -29,6 +29,7 @@ from opuspool.wire import TOKEN, Action, Kind, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from ctypes import c_void_p
 
     from opuspool.streamformat import StreamFormat
 
@@ -356,14 +357,14 @@ def test_a_packet_that_is_too_long_leaves_a_gap(bench: Bench, together: bool) ->
 def test_the_position_names_what_is_in_hand(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch, record, token, request, operation and its word, before libopus is called."""
     seen: list[Position] = []
-    decode = bench.runner.decoders[1].decode
+    decode = bench.runner.decoders[1]._decode
 
-    def spied(packet: bytes) -> int:
+    def spied(state: c_void_p, packet: bytes, *rest: object) -> int:
         seen.append(bench.recorder.position())
         assert bench.recorder.kept()[-1] == packet
-        return decode(packet)
+        return int(decode(state, packet, *rest))
 
-    monkeypatch.setattr(bench.runner.decoders[1], "decode", spied)
+    monkeypatch.setattr(bench.runner.decoders[1], "_decode", spied)
     packets = PACKETS[:3]
     batch(bench, ask(plain(packets[:1]), request=70), ask(plain(packets[1:]), request=71))
     assert [(at.record, at.op, at.request) for at in seen] == [(0, 0, 70), (1, 0, 71), (1, 1, 71)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from ctypes import c_int, c_void_p
 from typing import TYPE_CHECKING, NoReturn, Self
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from opuspool_workers.guard import GuardedBuffer
     from opuspool_workers.libopus import LibOpus
 
+_outcome_word = struct.Struct("<i").pack
 _PACKET = OpKind.PACKET  # a global of its own: to look up a member costs more than the rest
 
 FIRST_LOSS_MS = 20
@@ -107,6 +109,22 @@ class Decoder:
         if violation(packet) is not None:
             return INVALID_PACKET
         return self._decode(self._state, packet, len(packet), self._pcm, self.capacity, 0)
+
+    def decode_onto(self, data: bytearray, packet: bytes) -> int:
+        """Decode a packet and append its outcome (ops.py); returns samples, or a code.
+
+        Raises:
+            ProtocolError: libopus claims more samples than there is room for.
+        """
+        samples: int = INVALID_PACKET
+        if violation(packet) is None:
+            samples = self._decode(self._state, packet, len(packet), self._pcm, self.capacity, 0)
+        data += _outcome_word(samples)
+        if samples > 0:
+            if samples > self.capacity:
+                checked(samples, self)
+            data += self._view[: samples * self._frame_bytes]
+        return samples
 
     def pcm(self, samples: int) -> memoryview:
         """The PCM of the last operation; valid until the next one of any decoder."""

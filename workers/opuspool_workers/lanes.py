@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 from opuspool import ops, wire
 from opuspool.digests import digest
 from opuspool.errors import WireError
-from opuspool.ops import AS_INT16, POISON, is_packet
+from opuspool.ops import AS_INT16, POISON
 from opuspool.wire import Kind, Status
 from opuspool_workers import operations
-from opuspool_workers.decoder import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,6 +32,8 @@ _BAD_REQUEST, _CHECKPOINT = int(Status.BAD_REQUEST), int(Status.CHECKPOINT)
 
 _COUNTED = ("ok", "invalid", "poison", "packets", "ticks", "refused", "checkpoints")
 _OKS, _INVALID, _POISON, _PACKETS, _TICKS, _REFUSED, _CHECKPOINTS = range(len(_COUNTED))
+
+_row = wire.row_packer(Kind.ANSWERS)
 
 MAX_ROWS = 256
 """Requests in a batch; a client sends half as many at most (`opuspool.lane.BATCH_PACKETS`)."""
@@ -85,57 +86,52 @@ class Lanes:
         """
         began = time.perf_counter()
         self._done = [0] * len(_COUNTED)
-        record, number = self._record, batch.tag
+        record, number, sizes = self._record, batch.tag, self._refused_sizes
         record.begin_batch(number)
-        rows: list[wire.Row] = []
+        rows: list[bytes] = []
         data = bytearray()
-        for index, (row, blob) in enumerate(zip(batch.rows, batch.payloads(), strict=True)):
-            start = len(data)
-            request, token, _, _, count, _, _ = row
+        blobs = batch.payloads()
+        packets = ops.are_packets(blobs)
+        ticks = good = 0
+        for index, (row, blob, is_packet) in enumerate(
+            zip(batch.rows, blobs, packets, strict=True)
+        ):
+            request, token, _, size, count, _, _ = row
             decoder = self._lent.get(token)
-            if decoder is None:
-                rows.append(_failed(data, request, _CLOSED, "this worker does not have the stream"))
+            if decoder is None or not is_packet or count != 1 or size - 4 in sizes:
+                rows.append(self._request(index, number, row, blob, data))
                 continue
-            if not count:
-                record.begin(index, number, token, 0, 0)
-                self._save(decoder, data)
-                rows.append((token, len(data) - start, 0, _CHECKPOINT))
-                continue
-            if count == 1 and is_packet(blob):
-                status = self._packet(index, number, row, decoder, blob, data)
-            else:
-                try:
-                    ops.check(blob, count)
-                except WireError as error:
-                    rows.append(_failed(data, request, _BAD_REQUEST, str(error)))
-                    continue
-                record.begin(index, number, token, request, int.from_bytes(blob[:4], "little"))
-                status = self._several(decoder, blob, count, data)
-            rows.append((request, len(data) - start, count, status))
+            start = len(data)
+            record.begin_packet(index, number, token, request, blob)
+            samples = decoder.decode_onto(data, blob[4:])
+            status = _OK if samples >= 0 else self._count_failed(poison=False)
+            rows.append(_row(request, len(data) - start, 1, status))
+            if samples > 0:
+                ticks += samples * decoder.ticks
+                good += 1
+        self._count_good(good, good, ticks)
         record.end_batch(self._done, time.perf_counter() - began)
-        return wire.pack(Kind.ANSWERS, rows, [data], number)
+        return wire.pack_rows(Kind.ANSWERS, rows, [data], number)
 
-    def _packet(
-        self, index: int, batch: int, row: wire.Row, decoder: Decoder, blob: bytes, data: bytearray
-    ) -> int:
-        """As `_several`, of one packet; done for every packet of a live stream."""
-        request, token, _, _, _, _, _ = row
-        packet = blob[4:]
-        if self._is_refused(packet):
-            self._record.begin(index, batch, token, request, len(packet))
-            samples = POISON
-        else:
-            self._record.begin_packet(index, batch, token, request, blob)
-            samples = checked(decoder.decode(packet), decoder)
-        data += samples.to_bytes(4, "little", signed=True)
-        if samples < 0:
-            return self._count_failed(samples == POISON)
-        data += decoder.pcm(samples)
-        done = self._done
-        done[_OKS] += 1
-        done[_PACKETS] += 1
-        done[_TICKS] += samples * decoder.ticks
-        return _OK
+    def _request(
+        self, index: int, batch: int, row: wire.Row, blob: bytes, data: bytearray
+    ) -> bytes:
+        """Run any request, append what it gives; returns its answer's row."""
+        request, token, _, _, count, _, _ = row
+        start, record, decoder = len(data), self._record, self._lent.get(token)
+        if decoder is None:
+            return _failed(data, request, _CLOSED, "this worker does not have the stream")
+        if not count:
+            record.begin(index, batch, token, 0, 0)
+            self._save(decoder, data)
+            return _row(token, len(data) - start, 0, _CHECKPOINT)
+        try:
+            ops.check(blob, count)
+        except WireError as error:
+            return _failed(data, request, _BAD_REQUEST, str(error))
+        record.begin(index, batch, token, request, int.from_bytes(blob[:4], "little"))
+        status = self._several(decoder, blob, count, data)
+        return _row(request, len(data) - start, count, status)
 
     def _several(self, decoder: Decoder, blob: bytes, count: int, data: bytearray) -> int:
         """Run operations, append their outcome; returns its status."""
@@ -144,14 +140,11 @@ class Lanes:
         run = partial(self._operation, decoder)
         outcomes = operations.run(decoder, run, blob, count, self._words, data)
         struct.pack_into(f"<{count}i", data, start, *outcomes)
-        done = self._done
-        done[_PACKETS] += sum(n >= 0 for n in outcomes)
+        ok = min(outcomes) >= 0
         frames = blob[2 : 4 * count : 4]
-        done[_TICKS] += sum(map(_ticks, repeat(decoder), outcomes, frames))
-        if min(outcomes) < 0:
-            return self._count_failed(POISON in outcomes)
-        done[_OKS] += 1
-        return _OK
+        ticks = sum(map(_ticks, repeat(decoder), outcomes, frames))
+        self._count_good(int(ok), sum(n >= 0 for n in outcomes), ticks)
+        return _OK if ok else self._count_failed(poison=POISON in outcomes)
 
     def _operation(self, decoder: Decoder, kind: OpKind, packet: bytes, frame: int) -> int:
         """Run an operation, unless its packet is known as poison; samples or a code."""
@@ -168,7 +161,12 @@ class Lanes:
         self._done[_REFUSED] += 1
         return True
 
-    def _count_failed(self, poison: bool) -> int:
+    def _count_good(self, requests: int, packets: int, ticks: int) -> None:
+        self._done[_OKS] += requests
+        self._done[_PACKETS] += packets
+        self._done[_TICKS] += ticks
+
+    def _count_failed(self, *, poison: bool) -> int:
         self._done[_POISON if poison else _INVALID] += 1
         return _FAILED_OPS
 
@@ -186,7 +184,7 @@ def _ticks(decoder: Decoder, samples: int, frame: int) -> int:
     return ticks * decoder.packed if frame & AS_INT16 else ticks
 
 
-def _failed(data: bytearray, request: int, status: int, message: str) -> wire.Row:
+def _failed(data: bytearray, request: int, status: int, message: str) -> bytes:
     payload = wire.write_json({"message": message})
     data += payload
-    return (request, len(payload), 0, status)
+    return _row(request, len(payload), 0, status)

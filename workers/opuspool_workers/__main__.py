@@ -23,7 +23,7 @@ from opuspool.parent import DeathSignal, ParentWatch
 from opuspool.recorder import FlightRecorder
 from opuspool.rundir import RunFiles
 from opuspool.streamformat import StreamFormat
-from opuspool_workers import heap, libopus, selftest, settings
+from opuspool_workers import heap, libopus, scheduling, selftest, settings
 from opuspool_workers.checkpoint import Relocator
 from opuspool_workers.clients import Clients
 from opuspool_workers.decoder import ProtocolError
@@ -50,6 +50,7 @@ def main() -> int:
         return _fail(ExitCode.USAGE, f"{error}")
     pychild.no_dialogs()
     heap.keep()
+    scheduling.give_way()
     faulthandler.enable(settings.descriptor(config.fault_fd), all_threads=False)
     watch = ParentWatch()
     try:

@@ -134,7 +134,11 @@ class Connection:
             self._wake_if_asleep()
         elif driver.due:
             return
-        elif len(self._exchange) > 1 or call.stream.lane is None or not self._send_alone():
+        elif len(self._exchange) > 1:
+            driver.nudge()  # others gather
+        elif call.stream.lane is None:
+            driver.turn()
+        elif not self._send_alone():
             driver.nudge()
 
     def _send_alone(self) -> bool:

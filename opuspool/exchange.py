@@ -248,6 +248,7 @@ class Exchange:
     def _forget(self, call: Call) -> None:
         """A call is over; its stream may have waited for that."""
         del self._pending[call.number]
+        call.batch = 0  # an answer that may come yet is not wanted
         stream = call.stream
         stream.pending -= 1
         if stream.pending:
@@ -471,6 +472,8 @@ class Exchange:
     def take_all(self) -> list[Call]:
         """Take out every call; returns those that somebody waits for, as nobody does for an end."""
         calls = [call for call in self._pending.values() if not call.ended]
+        for call in self._pending.values():
+            call.batch = 0
         self._pending.clear()
         for lane in self.lanes.values():
             lane.waiting.clear()

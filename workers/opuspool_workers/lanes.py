@@ -104,11 +104,13 @@ class Lanes:
             start = len(data)
             record.begin_packet(index, number, token, request, blob)
             samples = decoder.decode_onto(data, blob[4:])
-            status = _OK if samples >= 0 else self._count_failed(poison=False)
-            rows.append(_row(request, len(data) - start, 1, status))
-            if samples > 0:
+            status = _OK
+            if samples < 0:
+                status = self._count_failed(poison=False)
+            else:
                 ticks += samples * decoder.ticks
                 good += 1
+            rows.append(_row(request, len(data) - start, 1, status))
         self._count_good(good, good, ticks)
         record.end_batch(self._done, time.perf_counter() - began)
         return wire.pack_rows(Kind.ANSWERS, rows, [data], number)

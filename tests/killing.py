@@ -50,13 +50,27 @@ class Killer:
     Each kill waits until the pool has counted the one before, so that every death is a worker's
     own, and until it has decoded more, so that kills fall into work.
 
+    Args:
+        status: of the pool.
+        total: kills.
+        seed: of what is killed, and how.
+        pause: seconds between two kills, at least.
+        work: packets that the pool decodes between two, at least. A stream that is struck again
+            before it has gone on is suspected, and rebuilt from less.
+
     Attributes:
         kills: how many, by restart reason.
         failure: what ended it early.
     """
 
     def __init__(
-        self, status: Callable[[], Status], total: int, *, seed: int = 0, pause: float = 0.0
+        self,
+        status: Callable[[], Status],
+        total: int,
+        *,
+        seed: int = 0,
+        pause: float = 0.0,
+        work: int = 50,
     ) -> None:
         self.kills: Counter[str] = Counter()
         self.failure: BaseException | None = None
@@ -65,6 +79,7 @@ class Killer:
         self._total = total
         self._rng = random.Random(seed)
         self._pause = pause
+        self._work = work
         self._thread = threading.Thread(target=self._run, name="killer")
 
     def __enter__(self) -> Self:
@@ -94,7 +109,8 @@ class Killer:
         for after in self._statuses():
             counters = after["counters"]
             counted = deaths(after) == sum(self.kills.values())
-            worked = counters["packets_decoded"] > before["counters"]["packets_decoded"] + 50
+            decoded = counters["packets_decoded"] - before["counters"]["packets_decoded"]
+            worked = decoded > self._work
             if counted and worked and len(pids(after)) == len(after["workers"]):
                 break
         self.done.wait(self._pause)

@@ -242,12 +242,8 @@ class AsyncStream:
     ) -> Pcm:
         """Decode one packet; see `Stream.decode`."""
         deadline = self._pool._deadline(timeout)  # noqa: SLF001  its other half
-        state = self._state
-        if state.closed:
-            check_open(state)
-        call = _LoopCall(state, calls.packed(packet, fec=fec), 1, 0, deadline)
-        call.future = self._loop.create_future()
-        self._connection.submit(call)
+        check_open(self._state)
+        call = self._submit(calls.packed(packet, fec=fec), 1, 0, deadline)
         await call.future
         return call.pcm()
 

@@ -308,7 +308,7 @@ class Exchange:
         if lane is None or not lane.open or stream.closed or stream.lane is not None:
             return
         stream.lane, stream.token, stream.most_waiting = lane, token, most_waiting
-        stream.checkpoint_packets = checkpoint_packets
+        stream.checkpoint_packets = min(checkpoint_packets, LOG_LIMIT)
         # Streams that were taken together would all be saved together, again and again.
         stream.full_at = _log_room(stream, token)
         lane.streams[token] = stream
@@ -512,7 +512,7 @@ def _log_room(stream: StreamState, token: int = 0) -> int:
         stream: the stream.
         token: where it has just been taken; others that were taken with it are saved elsewhere.
     """
-    every = min(stream.checkpoint_packets, LOG_LIMIT)
+    every = stream.checkpoint_packets
     if not every:
         return LOG_LIMIT + 1
     return min(every, every - token % every + stream.log.packets)
@@ -521,10 +521,9 @@ def _log_room(stream: StreamState, token: int = 0) -> int:
 def _log_is_full(lane: Lane, stream: StreamState) -> None:
     """Ask for a stream's checkpoint; where there is none to be had, keep the log short."""
     stream.log.cut(LOG_LIMIT)
-    every = min(stream.checkpoint_packets, LOG_LIMIT)
-    if every:
+    if stream.checkpoint_packets:
         lane.unsaved.append(stream)
-    stream.full_at = stream.log.packets + max(1, every)
+    stream.full_at = stream.log.packets + max(1, stream.checkpoint_packets)
 
 
 def _add_stream(stream: StreamState, rows: list[wire.Row], payloads: list[bytes]) -> None:

@@ -158,11 +158,7 @@ class FlightRecorder:
         """As `begin` and `keep`, of a record that is one packet; `blob` is its operation."""
         words, shared, size = self.words, self._bytes, len(blob)
         written, progress = words[WRITTEN] + 1, words[PROGRESS] + 1
-        at = _RING + written % _RING_PACKETS * _RING_BYTES
-        if size <= _RING_BYTES:
-            shared[at : at + size] = blob
-        else:
-            shared[at : at + 4] = blob[:4]
+        _write(shared, written, blob)
         _IN_HAND_PACKET.pack_into(
             shared, 8, record, 0, progress, batch, token, request, size - 4, written
         )
@@ -170,11 +166,7 @@ class FlightRecorder:
     def keep(self, packet: bytes) -> None:
         """Write a packet to the ring, before it is run."""
         written = self.words[WRITTEN] + 1
-        at = _RING + written % _RING_PACKETS * _RING_BYTES
-        blob = _OPERATION_WORD.pack(len(packet)) + packet
-        if len(blob) > _RING_BYTES:
-            blob = blob[: _OPERATION_WORD.size]
-        self._bytes[at : at + len(blob)] = blob
+        _write(self._bytes, written, _OPERATION_WORD.pack(len(packet)) + packet)
         self.words[WRITTEN] = written
 
     def end_batch(self, done: list[int], seconds: float) -> None:
@@ -215,6 +207,14 @@ class FlightRecorder:
         self.words.release()
         self._bytes.release()
         self._map.close()
+
+
+def _write(shared: memoryview, number: int, blob: bytes) -> None:
+    """Write an operation with a packet to the ring, as its `number`th."""
+    at = _RING + number % _RING_PACKETS * _RING_BYTES
+    if len(blob) > _RING_BYTES:
+        blob = blob[: _OPERATION_WORD.size]
+    shared[at : at + len(blob)] = blob
 
 
 def create() -> int:

@@ -318,8 +318,10 @@ def parse(frames: Sequence[bytes]) -> Message:
         raise WireError(f"a message has 2 frames, not {len(frames)}")
     header, data = frames
     shape = _SHAPED.get(header[: _PREFIX.size])
-    if shape is None or len(header) < _HEADER.size or len(data) > MAX_DATA_BYTES:
-        return _parse_other(header, data)
+    if len(data) > MAX_DATA_BYTES:
+        raise WireError(f"{len(data)} bytes of data, at most {MAX_DATA_BYTES}")
+    if shape is None or len(header) < _HEADER.size:
+        return _plain(*_read_header(header), header, data)
     kind, record, length_of = shape
     count, tag = _COUNT_AND_TAG.unpack_from(header, _PREFIX.size)
     if count > MAX_RECORDS:
@@ -330,14 +332,6 @@ def parse(frames: Sequence[bytes]) -> Message:
     if sum(map(length_of, rows)) != len(data):
         raise WireError(f"lengths of {kind.name} do not add up to {len(data)} bytes of data")
     return Message(kind, tag, rows, data)
-
-
-def _parse_other(header: bytes, data: bytes) -> Message:
-    """Read a message without records, or say what is wrong with one."""
-    kind, count, tag = _read_header(header)
-    if len(data) > MAX_DATA_BYTES:
-        raise WireError(f"{len(data)} bytes of data, at most {MAX_DATA_BYTES}")
-    return _plain(kind, count, tag, header, data)
 
 
 def _read_header(header: bytes) -> tuple[Kind, int, int]:

@@ -110,21 +110,15 @@ class Decoder:
             return INVALID_PACKET
         return self._decode(self._state, packet, len(packet), self._pcm, self.capacity, 0)
 
-    def decode_onto(self, data: bytearray, packet: bytes) -> int:
-        """Decode a packet and append its outcome (ops.py); returns samples, or a code.
+    def append_outcome(self, data: bytearray, samples: int) -> None:
+        """Append the outcome of the last operation (ops.py), which has given that.
 
         Raises:
-            ProtocolError: libopus claims more samples than there is room for.
+            ProtocolError: it claims more samples than there is room for.
         """
-        samples: int = INVALID_PACKET
-        if violation(packet) is None:
-            samples = self._decode(self._state, packet, len(packet), self._pcm, self.capacity, 0)
-        data += _outcome_word(samples)
+        data += _outcome_word(checked(samples, self))
         if samples > 0:
-            if samples > self.capacity:
-                checked(samples, self)
             data += self._view[: samples * self._frame_bytes]
-        return samples
 
     def pcm(self, samples: int) -> memoryview:
         """The PCM of the last operation; valid until the next one of any decoder."""

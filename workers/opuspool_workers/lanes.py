@@ -103,7 +103,8 @@ class Lanes:
                 continue
             start = len(data)
             record.begin_packet(index, number, token, request, blob)
-            samples = decoder.decode_onto(data, blob[4:])
+            samples = decoder.decode(blob[4:])
+            decoder.append_outcome(data, samples)
             status = _OK
             if samples < 0:
                 status = self._count_failed(poison=False)

@@ -19,7 +19,7 @@ from opuspool.recorder import LEASE, OP, PROGRESS, RECORD
 from opuspool.streamformat import FORMATS
 from opuspool.wire import TOKEN, Action, Kind, Status, Step
 from opuspool_workers import operations
-from opuspool_workers.decoder import Decoder, ProtocolError, checked
+from opuspool_workers.decoder import Decoder, ProtocolError
 from opuspool_workers.lanes import Lanes
 from opuspool_workers.operations import OP_KINDS
 
@@ -125,14 +125,12 @@ class LeaseRunner:
 
     def _decode_one(self, index: int, stream: int, payload: bytes) -> None:
         """As `_decode`, of one operation; done for every packet of a live stream."""
-        decoder = self._decoder(stream)
+        decoder, data = self._decoder(stream), self._data
+        start = len(data)
         samples = decoder.run(OP_KINDS[payload[3]], payload[4:], payload[2])
-        pcm = decoder.pcm(max(checked(samples, decoder), 0))
-        data = self._data
-        data += samples.to_bytes(4, "little", signed=True)
-        data += pcm
+        decoder.append_outcome(data, samples)
         status = _OK if samples >= 0 else _FAILED_OPS
-        self._results.append((index, 4 + len(pcm), 1, status))
+        self._results.append((index, len(data) - start, 1, status))
 
     def _decode(self, index: int, stream: int, count: int, payload: bytes) -> None:
         decoder, data = self._decoder(stream), self._data

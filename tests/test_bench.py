@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import signal
 import subprocess
@@ -43,7 +44,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_a_quick_run_measures_what_was_asked(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
-    rivals = ("lock", "unlocked", "executor", "opuspool", "opuspool-async")
+    rivals = ("lock", "unlocked", "executor", "executor-async", "opuspool", "opuspool-async")
     only = [word for name in rivals for word in ("--only", name)]
     loads = ("stream", "10-streams", "utterances")
     wanted = [word for name in loads for word in ("--load", name)]
@@ -63,6 +64,8 @@ def test_a_quick_run_measures_what_was_asked(tmp_path: Path) -> None:
         assert rows["stream", name]["supervisor_mb"] > 1
         assert rows["stream", name]["worker_mb"] > 1
     assert rows["stream", "executor"]["supervisor_mb"] is None
+    setup = report["plan"]["setup"]
+    assert setup["own_workers"] == setup["workers"] + 1
     assert len(report["claims"]) == 3  # those of the loads that were asked for
     assert LOADS["utterances"].title in done.stdout
 
@@ -90,8 +93,20 @@ def test_speech_is_what_it_is_said_to_be() -> None:
     assert len(speech.file()) < 30_000
 
 
+def test_no_two_callers_speak_in_step() -> None:
+    packets = speech.packets()
+
+    spoken = [list(itertools.islice(speech.endless(n), len(packets) + 1)) for n in range(100)]
+
+    assert spoken[0] == [*packets, packets[0]]
+    for caller in spoken:
+        assert sorted(caller[:-1]) == sorted(packets)
+        assert caller[-1] == caller[0]
+    assert len({tuple(caller) for caller in spoken}) == 100
+
+
 def test_a_rival_with_right_pcm_passes(libopus: str) -> None:
-    rival = Locked(Setup(libopus, 1))
+    rival = Locked(Setup(libopus, 1, 1))
     rival.open()
 
     check.check(rival)
@@ -106,7 +121,7 @@ def test_a_rival_with_wrong_pcm_is_refused(libopus: str, *, exact: bool) -> None
             return super().decode_once(kind)[::-1]
 
     Wrong.exact = exact
-    rival = Wrong(Setup(libopus, 1))
+    rival = Wrong(Setup(libopus, 1, 1))
     rival.open()
 
     with pytest.raises(RuntimeError, match="wrong PCM from lock for a file"):
@@ -158,6 +173,21 @@ def test_ratios_are_medians_of_rounds() -> None:
     assert rows["opuspool"].to_pool == 10.0  # the best pool is the executor
     assert rows["opuspool"].to_unlocked is None
     assert (rows["opuspool"].slowest, rows["opuspool"].fastest) == (200, 600)
+
+
+def test_pools_are_compared_with_what_is_called_alike() -> None:
+    from opuspool.bench.match import Results
+
+    cells = {
+        "pebble": rounds(40),
+        "pebble-async": rounds(20),
+        "opuspool": rounds(200),
+        "opuspool-async": rounds(100),
+    }
+
+    rows = {r.rival: r for r in summary.summarise(Results({"stream": cells}, {}))}
+
+    assert (rows["opuspool"].to_pool, rows["opuspool-async"].to_pool) == (5.0, 5.0)
 
 
 def rounds(*rates: float) -> dict[int, Cell]:

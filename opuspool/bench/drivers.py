@@ -13,7 +13,7 @@ from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 from itertools import cycle
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -54,14 +54,14 @@ class ThreadRival(Rival):
     threads: int = 100
 
     @abstractmethod
-    def job(self, kind: Kind, ends: ExitStack) -> Call:
-        """A caller's calls; what they need is closed by `ends`."""
+    def job(self, kind: Kind, caller: int, ends: ExitStack) -> Call:
+        """A caller's calls, by its number; what they need is closed by `ends`."""
 
     def run(self, load: Load, window: Window) -> None:
         """Do a load on threads."""
         threads = min(load.at_once, self.threads)
         with ExitStack() as ends, ThreadPoolExecutor(threads) as executor:
-            jobs = [self.job(load.kind, ends) for _ in range(load.at_once)]
+            jobs = [self.job(load.kind, number, ends) for number in range(load.at_once)]
             futures = [
                 executor.submit(_repeat, jobs[number::threads], window) for number in range(threads)
             ]
@@ -74,7 +74,7 @@ class ThreadRival(Rival):
     def decode_once(self, kind: Kind) -> Pcm:
         """All of `speech`."""
         with ExitStack() as ends:
-            call = self.job(kind, ends)
+            call = self.job(kind, 0, ends)
             return np.concatenate([call() for _ in range(calls_of(kind))])
 
 
@@ -93,13 +93,14 @@ class CallbackRival(Rival):
     """Told to call back: each answer makes its stream's next call."""
 
     @abstractmethod
-    def job(self, kind: Kind, ends: ExitStack) -> Callable[[Done], None]:
-        """A caller's calls; what they need is closed by `ends`."""
+    def job(self, kind: Kind, caller: int, ends: ExitStack) -> Callable[[Done], None]:
+        """A caller's calls, by its number; what they need is closed by `ends`."""
 
     def run(self, load: Load, window: Window) -> None:
         """Do a load by callbacks."""
         with ExitStack() as ends:
-            chains = [_Chain(self.job(load.kind, ends), window) for _ in range(load.at_once)]
+            jobs = [self.job(load.kind, number, ends) for number in range(load.at_once)]
+            chains = [_Chain(job, window) for job in jobs]
             ends.callback(_await_all, chains, window)
             for chain in chains:
                 chain.call()
@@ -107,7 +108,7 @@ class CallbackRival(Rival):
     def decode_once(self, kind: Kind) -> Pcm:
         """All of `speech`."""
         with ExitStack() as ends:
-            job = self.job(kind, ends)
+            job = self.job(kind, 0, ends)
             return np.concatenate([_wait(job) for _ in range(calls_of(kind))])
 
 
@@ -178,11 +179,12 @@ class TaskRival(Rival):
         loop: runs all that it does.
     """
 
+    tasks: ClassVar[bool] = True
     loop: asyncio.Runner
 
     @abstractmethod
-    def job(self, kind: Kind, ends: AsyncExitStack) -> Callable[[], Awaitable[Pcm]]:
-        """A caller's calls; what they need is closed by `ends`."""
+    def job(self, kind: Kind, caller: int, ends: AsyncExitStack) -> Callable[[], Awaitable[Pcm]]:
+        """A caller's calls, by its number; what they need is closed by `ends`."""
 
     def run(self, load: Load, window: Window) -> None:
         """Do a load on tasks."""
@@ -190,7 +192,7 @@ class TaskRival(Rival):
 
     async def _tasks(self, load: Load, window: Window) -> None:
         async with AsyncExitStack() as ends:
-            jobs = [self.job(load.kind, ends) for _ in range(load.at_once)]
+            jobs = [self.job(load.kind, number, ends) for number in range(load.at_once)]
             async with asyncio.TaskGroup() as group:
                 for job in jobs:
                     group.create_task(_repeat_task(job, window))
@@ -201,7 +203,7 @@ class TaskRival(Rival):
 
     async def _decode_once(self, kind: Kind) -> Pcm:
         async with AsyncExitStack() as ends:
-            call = self.job(kind, ends)
+            call = self.job(kind, 0, ends)
             return np.concatenate([await call() for _ in range(calls_of(kind))])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -25,12 +24,14 @@ class Setup(msgspec.Struct, frozen=True):
     Attributes:
         libopus: path of the library that all of them decode with.
         workers: decoder processes, or threads where nothing else limits them.
+        own_workers: opuspool's processes, where it starts them itself.
         endpoint: a daemon for opuspool; None: a private supervisor.
         config: path of opuspool's settings; None: the defaults.
     """
 
     libopus: str
     workers: int
+    own_workers: int
     endpoint: str | None = None
     config: str | None = None
 
@@ -56,7 +57,8 @@ class Rival(ABC):
         kinds: what it can do.
         most: the most calls at once that it is asked for.
         exact: its PCM equals libopus's own; else it is only near.
-        pool: a process pool that ratios compare with.
+        pool: a process pool that ratios compare with, among those that are called alike.
+        tasks: called from asyncio tasks.
         noisy: its processes cost time even while it has nothing to do.
     """
 
@@ -66,11 +68,11 @@ class Rival(ABC):
     most: ClassVar[int] = 500
     exact: ClassVar[bool] = True
     pool: ClassVar[bool] = False
+    tasks: ClassVar[bool] = False
     noisy: ClassVar[bool] = False
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        self._ids = itertools.count()
 
     @classmethod
     def missing(cls) -> str | None:

@@ -27,7 +27,8 @@ class Row(msgspec.Struct, frozen=True):
         cpu_seconds: for 1,000 packets: client, supervisor and workers together.
         client_mb, supervisor_mb, worker_mb: USS; of the median worker; None where there is none.
         to_lock, to_unlocked, to_pool: the median of each round's ratio of packets a second to the
-            global lock, to no lock, and to the best process pool; None where that was not measured.
+            global lock, to no lock, and to the best process pool of those that are called
+            from tasks, or not, as it is; None where that was not measured.
     """
 
     load: str
@@ -59,7 +60,7 @@ def summarise(results: Results) -> list[Row]:
 
 def _row(load: str, rival: str, own: dict[int, Cell], all_: dict[str, dict[int, Cell]]) -> Row:
     rates = [cell.timings.packets_per_second for cell in own.values()]
-    best = _best_pool(all_)
+    best = _best_pool(rival, all_)
 
     def middle(value: Callable[[Cell], float]) -> float:
         return median(value(cell) for cell in own.values())
@@ -87,8 +88,10 @@ def _row(load: str, rival: str, own: dict[int, Cell], all_: dict[str, dict[int, 
     )
 
 
-def _best_pool(cells: dict[str, dict[int, Cell]]) -> str | None:
-    pools = [name for name in cells if RIVALS[name].pool]
+def _best_pool(rival: str, cells: dict[str, dict[int, Cell]]) -> str | None:
+    """The fastest of those that are called as the rival is."""
+    tasks = RIVALS[rival].tasks
+    pools = [name for name in cells if RIVALS[name].pool and RIVALS[name].tasks == tasks]
 
     def rate(name: str) -> float:
         return median(cell.timings.packets_per_second for cell in cells[name].values())

@@ -26,6 +26,9 @@ _RIVALS = (
     "executor",
     "pebble",
     "ray",
+    "multiprocessing-async",
+    "executor-async",
+    "pebble-async",
     "ffmpeg",
     "opuspool",
     "opuspool-async",
@@ -51,7 +54,11 @@ Examples:
 @click.option("--rounds", type=click.IntRange(1, 1000), help="How often each is measured: 5.")
 @click.option("--seconds", type=click.FloatRange(0.05, 600), help="Of each measurement: 1.")
 @click.option("--quick", is_flag=True, help="One round of 0.2 s: does it work, not how fast.")
-@click.option("--workers", type=click.IntRange(1, 256), help="Processes; as many as cores.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    help="Processes of each rival: as many as cores, opuspool one more.",
+)
 @click.option("--json", "json_file", metavar="FILE", help="Also write the figures there.")
 @click.option("--plot", metavar="FILE.png", help="Also draw them; needs matplotlib.")
 @endpoint_option
@@ -127,9 +134,10 @@ def _setup(endpoint: str | None, config: str | None, workers: int | None) -> tup
     with Pool(endpoint, config=settings.quiet(config)) as pool:
         pool.decode(speech.packets()[:1])
         status = pool.status()
-    count = len(status["workers"]) if endpoint is not None else workers or os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    own = len(status["workers"]) if endpoint is not None else workers or cores + 1
     libopus = status["libopus"]
-    return Setup(libopus["path"], count, endpoint, config), libopus["version"]
+    return Setup(libopus["path"], workers or cores, own, endpoint, config), libopus["version"]
 
 
 def _present(names: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
@@ -156,7 +164,8 @@ def _show(report: Report) -> None:
         f"{machine.system}, {messages.count(machine.cores, 'core')}, Python {machine.python}, "
         f"{machine.libopus}, opuspool {machine.opuspool}; "
         f"{messages.count(report.plan.rounds, 'round')} of {report.plan.seconds:g} s, "
-        f"{messages.count(report.plan.setup.workers, 'worker')}"
+        f"{messages.count(report.plan.setup.own_workers, 'worker')}, "
+        f"other pools {report.plan.setup.workers}"
     )
     for load in report.plan.loads:
         if rows := [reports.words(row) for row in report.rows if row.load == load]:

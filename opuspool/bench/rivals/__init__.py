@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opuspool.bench.rivals import cloop, ffmpeg, inprocess, own, pools, rayactors
+from opuspool.bench.rivals import cloop, ffmpeg, inprocess, own, pools, pooltasks, rayactors
 
 if TYPE_CHECKING:
     from opuspool.bench.rival import Rival
@@ -21,6 +21,9 @@ RIVALS: dict[str, type[Rival]] = {
         pools.Executor,
         pools.Pebble,
         rayactors.RayActors,
+        pooltasks.MultiprocessingTasks,
+        pooltasks.ExecutorTasks,
+        pooltasks.PebbleTasks,
         ffmpeg.Ffmpeg,
         own.Sync,
         own.Async,

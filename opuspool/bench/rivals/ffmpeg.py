@@ -42,7 +42,7 @@ class Ffmpeg(ThreadRival):
     def close(self) -> None:
         """Nothing was started that is not gone."""
 
-    def job(self, kind: Kind, ends: ExitStack) -> Call:  # noqa: ARG002  the same for each
+    def job(self, kind: Kind, caller: int, ends: ExitStack) -> Call:  # noqa: ARG002  all the same
         """Calls of one caller."""
         return _decode_file
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from contextlib import nullcontext
-from itertools import cycle
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from opuspool.bench.drivers import ThreadRival
 from opuspool.bench.loads import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager, ExitStack
 
     from opuspool.bench.drivers import Call
@@ -37,18 +37,17 @@ class _InProcess(ThreadRival):
     def close(self) -> None:
         """Nothing was started."""
 
-    def job(self, kind: Kind, ends: ExitStack) -> Call:
+    def job(self, kind: Kind, caller: int, ends: ExitStack) -> Call:
         """Calls of one caller."""
         if kind is Kind.FILE:
             return self._file
         if kind is Kind.UTTERANCE:
             return self._utterance
         decoder = ends.enter_context(Decoder(self._library))
-        return self._packets(decoder)
+        return self._packets(decoder, speech.endless(caller))
 
-    def _packets(self, decoder: Decoder) -> Call:
+    def _packets(self, decoder: Decoder, packets: Iterator[bytes]) -> Call:
         pcm = np.ctypeslib.as_array(decoder.buffer)
-        packets = cycle(speech.packets())
         lock = self._lock
 
         def call() -> Pcm:

@@ -3,9 +3,9 @@
  * loop LIBRARY PACKETS KIND AT_ONCE SECONDS
  *
  * PACKETS is a file of uint32 lengths and packets. KIND is "packet": the next packet of the next of
- * AT_ONCE streams; or "utterance": all packets, with a decoder of their own. Writes the begin and
- * end of each call to stdout, as doubles, CLOCK_MONOTONIC seconds; with SECONDS 0 the PCM of all
- * packets instead, float32.
+ * AT_ONCE streams, each elsewhere (speech.py); or "utterance": all packets, with a decoder of their
+ * own. Writes the begin and end of each call to stdout, as doubles, CLOCK_MONOTONIC seconds; with
+ * SECONDS 0 the PCM of all packets instead, float32.
  */
 #include <dlfcn.h>
 #include <stdint.h>
@@ -14,7 +14,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { RATE = 16000, MAX_SAMPLES = RATE * 120 / 1000, MAX_PACKETS = 4096 };
+enum { RATE = 16000, MAX_SAMPLES = RATE * 120 / 1000, MAX_PACKETS = 4096, APART = 37 };
 
 typedef struct { const unsigned char *data; int32_t size; } Packet;
 
@@ -99,7 +99,7 @@ static void run_streams(int streams, double stop) {
     for (int number = 0; ended <= stop; number = (number + 1) % packet_count)
         for (int stream = 0; stream < streams; stream++) {
             began = now();
-            decode_packet(decoders[stream], number);
+            decode_packet(decoders[stream], (number + stream * APART) % packet_count);
             ended = now();
             note(began, ended);
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import cycle
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from opuspool.aio import AsyncPool
@@ -27,7 +26,7 @@ __all__ = ["Async", "Sync"]
 def _arguments(setup: Setup) -> dict[str, Any]:
     if setup.endpoint is not None:
         return {"endpoint": setup.endpoint, "config": setup.config}
-    return {"workers": setup.workers, "config": setup.config}
+    return {"workers": setup.own_workers, "config": setup.config}
 
 
 def _processes(status: dict[str, Any]) -> Processes:
@@ -47,14 +46,14 @@ class Sync(ThreadRival):
         self._pool = Pool(**_arguments(self.setup))
         self._pool.decode(speech.packets()[:1])
 
-    def job(self, kind: Kind, ends: ExitStack) -> Call:
+    def job(self, kind: Kind, caller: int, ends: ExitStack) -> Call:
         """Calls of one caller."""
         if kind is Kind.FILE:
             return lambda: self._pool.decode_file(speech.file())
         if kind is Kind.UTTERANCE:
             return lambda: self._pool.decode(speech.utterance())
         stream = ends.enter_context(self._pool.stream())
-        packets = cycle(speech.packets())
+        packets = speech.endless(caller)
         return lambda: stream.decode(next(packets))
 
     def processes(self) -> Processes:
@@ -82,7 +81,7 @@ class Async(TaskRival):
         await self._pool.open()
         await self._pool.decode(speech.packets()[:1])
 
-    def job(self, kind: Kind, ends: AsyncExitStack) -> Callable[[], Awaitable[Pcm]]:
+    def job(self, kind: Kind, caller: int, ends: AsyncExitStack) -> Callable[[], Awaitable[Pcm]]:
         """Calls of one caller."""
         if kind is Kind.FILE:
             return lambda: self._pool.decode_file(speech.file())
@@ -90,7 +89,7 @@ class Async(TaskRival):
             return lambda: self._pool.decode(speech.utterance())
         stream = self._pool.stream()
         ends.push_async_exit(stream)
-        packets = cycle(speech.packets())
+        packets = speech.endless(caller)
         return lambda: stream.decode(next(packets))
 
     def processes(self) -> Processes:

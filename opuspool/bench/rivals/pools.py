@@ -10,7 +10,6 @@ import importlib.util
 import multiprocessing
 from abc import abstractmethod
 from concurrent.futures import Future, ProcessPoolExecutor
-from itertools import cycle
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -49,17 +48,16 @@ class PoolRival(CallbackRival):
     def _submit(self, pool: Any, done: Done, function: Callable[..., bytes], *args: Any) -> None:
         """Call a function there; `done` gets its PCM or what it raised."""
 
-    def job(self, kind: Kind, ends: ExitStack) -> Callable[[Done], None]:
+    def job(self, kind: Kind, caller: int, ends: ExitStack) -> Callable[[Done], None]:
         """Calls of one caller."""
-        number = next(self._ids)
-        pool, submit = self._pools[number % len(self._pools)], self._submit
+        pool, submit = self._pools[caller % len(self._pools)], self._submit
         if kind is Kind.FILE:
             return lambda done: submit(pool, done, remote.decode_file, speech.file())
         if kind is Kind.UTTERANCE:
             return lambda done: submit(pool, done, remote.decode_all, speech.utterance())
-        packets = cycle(speech.packets())
-        ends.callback(self._wait, pool, remote.forget, number)
-        return lambda done: submit(pool, done, remote.decode, number, next(packets))
+        packets = speech.endless(caller)
+        ends.callback(self._wait, pool, remote.forget, caller)
+        return lambda done: submit(pool, done, remote.decode, caller, next(packets))
 
     def processes(self) -> Processes:
         """All children are decoder processes, but for the standard library's tracker."""

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import logging
 import os
-from itertools import cycle
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -69,17 +68,16 @@ class RayActors(CallbackRival):
         self._actors = [kind.remote(self.setup.libopus) for _ in range(self.setup.workers)]
         self._pids = ray.get([actor.pid.remote() for actor in self._actors], timeout=60)
 
-    def job(self, kind: Kind, ends: ExitStack) -> Callable[[Done], None]:
+    def job(self, kind: Kind, caller: int, ends: ExitStack) -> Callable[[Done], None]:
         """Calls of one caller."""
-        number = next(self._ids)
-        actor = self._actors[number % len(self._actors)]
+        actor = self._actors[caller % len(self._actors)]
         if kind is Kind.FILE:
             return lambda done: _call(actor, done, "decode_file", speech.file())
         if kind is Kind.UTTERANCE:
             return lambda done: _call(actor, done, "decode_all", speech.utterance())
-        packets = cycle(speech.packets())
-        ends.callback(lambda: self._ray.get(actor.call.remote("forget", number), timeout=60))
-        return lambda done: _call(actor, done, "decode", number, next(packets))
+        packets = speech.endless(caller)
+        ends.callback(lambda: self._ray.get(actor.call.remote("forget", caller), timeout=60))
+        return lambda done: _call(actor, done, "decode", caller, next(packets))
 
     def processes(self) -> Processes:
         """Its actors, and all else that it has started."""

@@ -66,6 +66,6 @@ def endless(caller: int) -> Iterator[bytes]:
 
 
 @cache
-def utterance() -> list[bytes]:
-    """`UTTERANCE_PACKETS` packets: the recording, and its beginning once more."""
-    return list(itertools.islice(itertools.cycle(packets()), UTTERANCE_PACKETS))
+def utterance(caller: int = 0) -> list[bytes]:
+    """What a caller says: the first `UTTERANCE_PACKETS` of its endless packets."""
+    return list(itertools.islice(endless(caller), UTTERANCE_PACKETS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -42,7 +43,7 @@ class _InProcess(ThreadRival):
         if kind is Kind.FILE:
             return self._file
         if kind is Kind.UTTERANCE:
-            return self._utterance
+            return partial(self._decode_all, speech.utterance(caller))
         decoder = ends.enter_context(Decoder(self._library))
         return self._packets(decoder, speech.endless(caller))
 
@@ -67,9 +68,6 @@ class _InProcess(ThreadRival):
                     count = decoder.decode(packet)
                 parts.append(pcm[:count].copy())
             return np.concatenate(parts)
-
-    def _utterance(self) -> Pcm:
-        return self._decode_all(speech.utterance())
 
     def _file(self) -> Pcm:
         from opuspool import oggopus

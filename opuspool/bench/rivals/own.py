@@ -51,7 +51,7 @@ class Sync(ThreadRival):
         if kind is Kind.FILE:
             return lambda: self._pool.decode_file(speech.file())
         if kind is Kind.UTTERANCE:
-            return lambda: self._pool.decode(speech.utterance())
+            return lambda: self._pool.decode(speech.utterance(caller))
         stream = ends.enter_context(self._pool.stream())
         packets = speech.endless(caller)
         return lambda: stream.decode(next(packets))
@@ -86,7 +86,7 @@ class Async(TaskRival):
         if kind is Kind.FILE:
             return lambda: self._pool.decode_file(speech.file())
         if kind is Kind.UTTERANCE:
-            return lambda: self._pool.decode(speech.utterance())
+            return lambda: self._pool.decode(speech.utterance(caller))
         stream = self._pool.stream()
         ends.push_async_exit(stream)
         packets = speech.endless(caller)

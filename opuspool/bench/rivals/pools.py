@@ -54,7 +54,7 @@ class PoolRival(CallbackRival):
         if kind is Kind.FILE:
             return lambda done: submit(pool, done, remote.decode_file, speech.file())
         if kind is Kind.UTTERANCE:
-            return lambda done: submit(pool, done, remote.decode_all, speech.utterance())
+            return lambda done: submit(pool, done, remote.decode_all, speech.utterance(caller))
         packets = speech.endless(caller)
         ends.callback(self._wait, pool, remote.forget, caller)
         return lambda done: submit(pool, done, remote.decode, caller, next(packets))

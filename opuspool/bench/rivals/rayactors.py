@@ -74,7 +74,7 @@ class RayActors(CallbackRival):
         if kind is Kind.FILE:
             return lambda done: _call(actor, done, "decode_file", speech.file())
         if kind is Kind.UTTERANCE:
-            return lambda done: _call(actor, done, "decode_all", speech.utterance())
+            return lambda done: _call(actor, done, "decode_all", speech.utterance(caller))
         packets = speech.endless(caller)
         ends.callback(lambda: self._ray.get(actor.call.remote("forget", caller), timeout=60))
         return lambda done: _call(actor, done, "decode", caller, next(packets))

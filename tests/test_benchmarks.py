@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -55,6 +56,29 @@ def test_wake_ups_are_timed(tmp_path: Path) -> None:
     for row in rows:
         assert 0 < row["p50_us"] <= row["p99_us"] < 1e6
         assert 0 < row["mean_us"] < 1e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are pinned to cores")
+def test_each_core_is_timed(tmp_path: Path) -> None:
+    rows = run(tmp_path, "steadiness.py", "--seconds", "0.5")
+    assert [row["core"] for row in rows] == sorted(os.sched_getaffinity(0))
+    for row in rows:
+        assert 0 <= row["slow_share"] < 0.5  # of slices under the median's 60 %
+        assert 0 < row["p1_speed"] <= 100
+
+
+def test_spells_of_slow_slices_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import steadiness
+
+    counts = [100] * 200
+    counts[20:25] = [59, 10, 100, 59, 59]
+    counts[50] = 60
+    counts[90] = 1
+
+    found = steadiness.judge(1, counts)
+
+    assert found == steadiness.Steadiness(1, 0.025, 2, 50.0, 59.0)
 
 
 def test_the_incidents_service_outlives_its_workers(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def _tell(
 
 
 def _settle(future: asyncio.Future[Pcm], answer: Pcm | BaseException) -> None:
+    if future.done():  # cancelled: the load was interrupted
+        return
     if isinstance(answer, BaseException):
         future.set_exception(answer)
     else:

@@ -89,7 +89,7 @@ class Locked(_InProcess):
 
 
 class Unlocked(_InProcess):
-    """A decoder for each stream, a thread for each core, nothing shared: the machine's limit."""
+    """A decoder for each stream, a thread for each core, nothing shared: one Python's limit."""
 
     name: ClassVar[str] = "unlocked"
     title: ClassVar[str] = "in-process, no lock, a thread a core"

@@ -86,13 +86,14 @@ class PrivateSupervisor:
         self._remove_directory()
 
     def _start(self, config: Config) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(  # noqa: S603  # this interpreter
-            pychild.command("opuspool_supervisor.private"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=None if _is_open(2) else subprocess.DEVNULL,
-            **pychild.options(),
-        )
+        with pychild.deaf_to_ctrl_c():
+            process = subprocess.Popen(  # noqa: S603  # this interpreter
+                pychild.command("opuspool_supervisor.private"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=None if _is_open(2) else subprocess.DEVNULL,
+                **pychild.options(),
+            )
         settings = {
             "config": json.loads(configs.to_json(config)),
             "directory": self._directory,

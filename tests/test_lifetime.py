@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,11 +11,12 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 from leaks import alive
+from recordings import speech_packets
 from waiting import wait_until
 
 import opuspool
@@ -216,6 +218,31 @@ def test_a_forked_child_may_not_use_the_pool_and_cannot_end_it() -> None:
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
         assert pool.status()["health"] in {"ok", "down"}  # down: the worker is still starting
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_does_not_end_a_private_supervisor_that_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A terminal sends it to all; it is the client's to handle."""
+
+    class Struck(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.send_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Struck)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    packet = speech_packets(0.02)[0]
+
+    with opuspool.Pool(workers=1, spares=0) as pool:
+        assert len(pool.decode([packet])) == 320
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+        (worker,) = pool.status()["workers"]
+        os.kill(pool.status()["supervisor"]["pid"], signal.SIGINT)  # nor does it later
+        os.kill(worker["pid"], signal.SIGINT)
+        assert len(pool.decode([packet])) == 320
+        assert pool.status()["workers"][0]["pid"] == worker["pid"]
 
 
 def test_close_is_final_and_may_be_repeated() -> None:

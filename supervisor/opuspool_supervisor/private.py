@@ -6,7 +6,6 @@ side by side.
 
 from __future__ import annotations
 
-import signal
 import sys
 
 from opuspool import pychild
@@ -16,9 +15,7 @@ from opuspool_supervisor.launch import Launcher
 def main() -> int:
     """Serve the client that started this process; returns the exit code."""
     pychild.no_dialogs()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's to handle
-    if sys.platform == "win32":
-        signal.signal(signal.SIGBREAK, signal.SIG_IGN)
+    pychild.leave_ctrl_c()
     launcher = Launcher()
     launcher.start_ahead()
     from opuspool_supervisor import privateserve

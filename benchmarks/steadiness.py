@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import table
 
+from opuspool import pychild
+
 SLICE_SECONDS = 0.01
 SLOW = 0.6
 """Of the median speed; a slice with less is slow."""
@@ -83,7 +85,10 @@ def judge(core: int, counts: list[int]) -> Steadiness:
 def measure(cores: list[int], seconds: float) -> list[Steadiness]:
     """Count on these cores at once."""
     command = [sys.executable, __file__, "--seconds", str(seconds), "--count-on"]
-    counters = [subprocess.Popen([*command, str(core)], stdout=subprocess.PIPE) for core in cores]
+    with pychild.deaf_to_ctrl_c():  # this process ends them
+        counters = [
+            subprocess.Popen([*command, str(core)], stdout=subprocess.PIPE) for core in cores
+        ]
     try:
         outputs = [counter.communicate(timeout=seconds + _DEADLINE)[0] for counter in counters]
     finally:

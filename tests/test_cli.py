@@ -19,7 +19,7 @@ import oggfiles
 import pytest
 import recordings
 import soundfile
-from waiting import wait_until, was_interrupted
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -420,11 +420,38 @@ def test_ctrl_c_ends_it_cleanly(many: bool, tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         started = time.monotonic()
         _, errors = process.communicate(timeout=30)
-    assert was_interrupted(process.returncode)
+    assert process.returncode == 130
     assert time.monotonic() - started < 10
     assert errors.decode().strip().splitlines()[-1] == "opuspool: interrupted"
     assert b"Traceback" not in errors
     assert not list(tmp_path.glob("**/*.part"))
+
+
+STRUCK = """
+from opuspool.cli import main
+
+@main.command()
+def struck():
+    exec("import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(30)")
+
+main(["struck"])
+"""
+
+
+@posix
+def test_ctrl_c_in_the_middle_of_an_import_ends_python_m_with_the_same_code(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "striking.py").write_text(STRUCK)
+    done = subprocess.run(
+        [sys.executable, "-m", "striking"],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 130
+    assert done.stderr.strip() == b"opuspool: interrupted"
 
 
 @posix
@@ -446,7 +473,7 @@ def test_a_signal_to_the_command_alone_ends_a_long_decode(
         process.send_signal(signal.SIGINT)
         started = time.monotonic()
         output, errors = process.communicate(timeout=30)
-    assert was_interrupted(process.returncode)
+    assert process.returncode == 130
     assert time.monotonic() - started < 10
     # click begins a new line, after the terminal's ^C
     assert (output, errors.strip()) == (b"", b"opuspool: interrupted")

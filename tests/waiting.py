@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -49,12 +48,3 @@ def _last_try(condition: Callable[[], T], timeout: float, what: str) -> T:
         name = what or getattr(condition, "__name__", "the condition")
         raise AssertionError(f"after {timeout} s still not: {name} (last value: {value!r})")
     return value
-
-
-def was_interrupted(returncode: int) -> bool:
-    """Whether Ctrl-C has ended a command, as far as a shell can tell: 130.
-
-    `python -m` ends by SIGINT itself where Ctrl-C has struck while a string was executed, as for
-    named tuples (CPython 3.11, pythonrun.c), though it was handled; a shell shows 130 too.
-    """
-    return returncode in (130, -signal.SIGINT)

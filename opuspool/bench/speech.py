@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "APART",
     "FRAME_SAMPLES",
     "SAMPLE_RATE",
     "UTTERANCE_PACKETS",
@@ -29,7 +30,7 @@ FRAME_SAMPLES = 320
 UTTERANCE_PACKETS = 500
 """Packets of an utterance: 10 s."""
 
-_APART = 37
+APART = 37
 """Packets between where two callers begin; no two of 466 callers begin at the same one."""
 
 
@@ -61,7 +62,7 @@ def endless(caller: int) -> Iterator[bytes]:
     Each begins elsewhere, as people do not speak in step: were all at the same packet, libopus
     would take the same branches again and again, and need two thirds of its time.
     """
-    begin = caller * _APART % len(packets())
+    begin = caller * APART % len(packets())
     return itertools.cycle(packets()[begin:] + packets()[:begin])
 
 

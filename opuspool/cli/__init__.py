@@ -45,6 +45,7 @@ def _guarded(run: Any) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         messages.complain("interrupted")
+        _forget_interrupt()
         return INTERRUPTED
     except BrokenPipeError:
         _forget_stdout()
@@ -55,6 +56,15 @@ def _guarded(run: Any) -> int:
             _forget_stdout()  # a full disk fails the flush at exit too
         return 1
     return code
+
+
+def _forget_interrupt() -> None:
+    """Let `python -m` end with our exit code, not by SIGINT.
+
+    Where Ctrl-C strikes while a string is executed, as imports do for named tuples, CPython holds
+    that nobody has handled it, though we have, until it executes another one (pythonrun.c).
+    """
+    exec("")  # noqa: S102  it does nothing else
 
 
 def _forget_stdout() -> None:

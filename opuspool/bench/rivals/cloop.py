@@ -69,7 +69,7 @@ class CLoop(Rival):
         packets = speech.utterance() if kind is Kind.UTTERANCE else speech.packets()
         path = Path(self._folder.name, "packets")
         path.write_bytes(b"".join(struct.pack("=I", len(p)) + p for p in packets))
-        words = [self.setup.libopus, path, kind.value, at_once, seconds]
+        words = [self.setup.libopus, path, kind.value, at_once, speech.APART, seconds]
         done = subprocess.run(  # noqa: S603  what was just compiled
             [str(self._program), *map(str, words)],
             capture_output=True,

@@ -1,11 +1,11 @@
 /* libopus in a C loop, on one thread: what a decode costs without Python.
  *
- * loop LIBRARY PACKETS KIND AT_ONCE SECONDS
+ * loop LIBRARY PACKETS KIND AT_ONCE APART SECONDS
  *
  * PACKETS is a file of uint32 lengths and packets. KIND is "packet": the next packet of the next of
- * AT_ONCE streams, each elsewhere (speech.py); or "utterance": all packets, with a decoder of their
- * own. Writes the begin and end of each call to stdout, as doubles, CLOCK_MONOTONIC seconds; with
- * SECONDS 0 the PCM of all packets instead, float32.
+ * AT_ONCE streams, of which each begins APART packets behind the one before; or "utterance": all
+ * packets, with a decoder of their own. Writes the begin and end of each call to stdout, as doubles,
+ * CLOCK_MONOTONIC seconds; with SECONDS 0 the PCM of all packets instead, float32.
  */
 #include <dlfcn.h>
 #include <stdint.h>
@@ -14,7 +14,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { RATE = 16000, MAX_SAMPLES = RATE * 120 / 1000, MAX_PACKETS = 4096, APART = 37 };
+enum { RATE = 16000, MAX_SAMPLES = RATE * 120 / 1000, MAX_PACKETS = 4096 };
 
 typedef struct { const unsigned char *data; int32_t size; } Packet;
 
@@ -90,7 +90,7 @@ static void run_utterances(double stop) {
     } while (ended <= stop);
 }
 
-static void run_streams(int streams, double stop) {
+static void run_streams(int streams, int apart, double stop) {
     void **decoders = calloc(streams, sizeof *decoders);
     double began, ended = 0;
     int error;
@@ -99,7 +99,7 @@ static void run_streams(int streams, double stop) {
     for (int number = 0; ended <= stop; number = (number + 1) % packet_count)
         for (int stream = 0; stream < streams; stream++) {
             began = now();
-            decode_packet(decoders[stream], (number + stream * APART) % packet_count);
+            decode_packet(decoders[stream], (number + stream * apart) % packet_count);
             ended = now();
             note(began, ended);
         }
@@ -108,12 +108,12 @@ static void run_streams(int streams, double stop) {
 }
 
 int main(int count, char **words) {
-    if (count != 6) fail("loop LIBRARY PACKETS KIND AT_ONCE SECONDS");
-    double seconds = atof(words[5]);
+    if (count != 7) fail("loop LIBRARY PACKETS KIND AT_ONCE APART SECONDS");
+    double seconds = atof(words[6]);
     load(words[1]);
     read_packets(words[2]);
     if (seconds <= 0) utterance(1);
     else if (!strcmp(words[3], "utterance")) run_utterances(now() + seconds);
-    else run_streams(atoi(words[4]), now() + seconds);
+    else run_streams(atoi(words[4]), atoi(words[5]), now() + seconds);
     return fflush(stdout) ? 1 : 0;
 }

@@ -39,9 +39,7 @@ class _PoolTasks(TaskRival):
 
     def job(self, kind: Kind, caller: int, ends: AsyncExitStack) -> Callable[[], Awaitable[Pcm]]:
         """Calls of one caller."""
-        own_ends = ExitStack()
-        ends.callback(own_ends.close)
-        start = self._pool.job(kind, caller, own_ends)
+        start = self._pool.job(kind, caller, ends.enter_context(ExitStack()))
         loop = self.loop.get_loop()
 
         def call() -> Awaitable[Pcm]:

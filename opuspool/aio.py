@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, cast, overload
 
-from opuspool import calls, eventloop, ops
+from opuspool import calls, eventloop
 from opuspool.base import PoolBase, check_open, close_stream, drain_slot, plan_file, replace_worker
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
-    from opuspool.calls import Packet
+    from opuspool.calls import Packet, Piece
     from opuspool.config import Config
     from opuspool.connection import Connection
     from opuspool.losses import Losses
@@ -158,7 +158,7 @@ class AsyncPool(PoolBase):
     ) -> Pcm:
         """Decode a whole utterance with a decoder of its own; see `Pool.decode`."""
         fmt = StreamFormat(sample_rate, channels, dtype)
-        return await self._decode(calls.operations(packets), fmt, timeout)
+        return await self._decode(self._pieces(packets), fmt, timeout)
 
     async def decode_file(
         self,
@@ -171,7 +171,8 @@ class AsyncPool(PoolBase):
         """Decode an Ogg Opus file; see `Pool.decode_file`."""
         plan = await asyncio.to_thread(plan_file, source, sample_rate, channels, dtype)
         for link in plan.links:
-            plan.add(link, await self._decode(plan.operations(link), plan.format, timeout))
+            pieces = plan.pieces(link, self._config.requests.piece_packets)
+            plan.add(link, await self._decode(pieces, plan.format, timeout))
         return plan.result()
 
     async def status(self, timeout: float = 5.0) -> dict[str, Any]:  # noqa: ASYNC109
@@ -198,13 +199,13 @@ class AsyncPool(PoolBase):
 
     async def _decode(
         self,
-        operations: list[Op],
+        pieces: list[Piece],
         fmt: StreamFormat,
         timeout: float | None,  # noqa: ASYNC109  the supervisor must know the deadline
     ) -> Pcm:
         deadline = self._deadline(timeout)
         async with self._stream(fmt) as stream:
-            return await stream._run(operations, deadline, Flag.BULK)  # noqa: SLF001
+            return await stream._run_pieces(pieces, deadline, Flag.BULK)  # noqa: SLF001
 
     @property
     def _connection(self) -> Connection:
@@ -255,7 +256,7 @@ class AsyncStream:
     ) -> Pcm:
         """Decode several packets, one after another; see `Stream.decode_many`."""
         deadline = self._pool._deadline(timeout)  # noqa: SLF001  its other half
-        return await self._run(calls.operations(packets), deadline)
+        return await self._run_pieces(self._pool._pieces(packets), deadline)  # noqa: SLF001
 
     async def close(self) -> None:
         """Give the decoder back; a second time does nothing."""
@@ -267,15 +268,19 @@ class AsyncStream:
         self._connection.submit(call)
         return call
 
-    async def _run(self, operations: list[Op], deadline: float, flags: int = 0) -> Pcm:
+    async def _run(self, operations: list[Op], deadline: float) -> Pcm:
+        size = self._pool._config.requests.piece_packets  # noqa: SLF001  its other half
+        return await self._run_pieces(calls.pieces(operations, size), deadline)
+
+    async def _run_pieces(self, pieces: list[Piece], deadline: float, flags: int = 0) -> Pcm:
         state = self._state
         check_open(state)
-        requests = self._pool._config.requests  # noqa: SLF001  its other half
+        window = self._pool._config.requests.window_pieces  # noqa: SLF001  its other half
         waiting: deque[_LoopCall] = deque()
         outcomes = []
-        for piece in calls.pieces(operations, requests.piece_packets):
-            waiting.append(self._submit(ops.pack(piece), len(piece), flags, deadline))
-            if len(waiting) >= requests.window_pieces:
+        for blob, count in pieces:
+            waiting.append(self._submit(blob, count, flags, deadline))
+            if len(waiting) >= window:
                 outcomes.append(await waiting.popleft().outcome_when_complete())
         outcomes += [await call.outcome_when_complete() for call in waiting]
-        return calls.collect(outcomes, operations, state.format)
+        return calls.collect(outcomes, pieces, state.format)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from opuspool import calls, curve, endpoint
 from opuspool import config as configs
-from opuspool import curve, endpoint
 from opuspool.calls import Call
 from opuspool.channel import Address
 from opuspool.connection import Connection
@@ -22,10 +22,10 @@ from opuspool.errors import OpusPoolError, StreamClosedError, SupervisorLostErro
 from opuspool.wire import Flag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from opuspool import files
-    from opuspool.calls import StreamState
+    from opuspool.calls import Packet, Piece, StreamState
     from opuspool.config import Config
     from opuspool.connection import Waiter
     from opuspool.oggopus import Source
@@ -192,6 +192,10 @@ class PoolBase:
     def _shut(self) -> None:
         if self._end is not None:
             self._end()
+
+    def _pieces(self, packets: Iterable[Packet]) -> list[Piece]:
+        """What decodes packets, in requests' sizes."""
+        return calls.packed_pieces(packets, self._config.requests.piece_packets)
 
     def _deadline(self, timeout: float | None) -> float:
         """The monotonic time at which a call with this timeout (seconds) must have ended."""

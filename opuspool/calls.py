@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from itertools import chain, repeat
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, TypeGuard, TypeVar, cast
 
 from opuspool import ops, wire
 from opuspool.errors import (
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 Packet = bytes | bytearray | memoryview | None
 """A packet as a caller gives it; None: it was lost."""
+
+Piece = tuple[bytes, int]
+"""Operations that make one request: packed (ops.py), and how many they are."""
+
+_T = TypeVar("_T")
 
 LOG_LIMIT = 3000
 """Operations that a client keeps of a stream, where its workers make no checkpoints."""
@@ -201,7 +206,7 @@ class Call:
         stream = self.stream
         if self.whole:
             return stream.array(self.payload, stream.format)
-        return collect([self.outcome()], ops.unpack(self.blob, self.count), stream.format)
+        return collect([self.outcome()], [(self.blob, self.count)], stream.format)
 
     def outcome(self) -> ops.Outcome:
         """The outcome of the request's operations.
@@ -261,8 +266,8 @@ def packed(packet: Packet, *, fec: bool = False) -> bytes:
     return ops.pack_one(operation(packet, fec=fec))
 
 
-def operations(packets: Iterable[Packet]) -> list[Op]:
-    """Make the operations that decode packets, one after another.
+def packed_pieces(packets: Iterable[Packet], size: int) -> list[Piece]:
+    """Make the operations that decode packets, one after another, in pieces of at most `size`.
 
     Raises:
         TypeError: it is one packet instead of several, or one of them is not bytes-like or None.
@@ -270,18 +275,28 @@ def operations(packets: Iterable[Packet]) -> list[Op]:
     if isinstance(packets, (bytes, bytearray, memoryview, str)):
         raise TypeError("packets must be a sequence of packets, not one; put it into a list")
     packets = list(packets)
-    if all(type(packet) is bytes and len(packet) <= MAX_PACKET_BYTES for packet in packets):
-        return list(map(Op._make, zip(repeat(OpKind.PACKET), packets, repeat(0), strict=False)))
-    return [operation(packet) for packet in packets]
+    if _are_plain(packets):
+        return [(ops.pack_packets(cut), len(cut)) for cut in _cut(packets, size)]
+    return pieces([operation(packet) for packet in packets], size)
 
 
-def pieces(operations_: list[Op], size: int) -> Iterator[list[Op]]:
-    """Cut operations into pieces of at most `size`."""
-    for at in range(0, len(operations_), size):
-        yield operations_[at : at + size]
+def _are_plain(packets: list[Packet]) -> TypeGuard[list[bytes]]:
+    """Whether all are bytes, of a packet's size; of none it is not said."""
+    if set(map(type, packets)) != {bytes}:
+        return False
+    return max(map(len, cast("list[bytes]", packets))) <= MAX_PACKET_BYTES
 
 
-def collect(outcomes: list[ops.Outcome], operations_: list[Op], fmt: StreamFormat) -> Pcm:
+def pieces(operations: list[Op], size: int) -> list[Piece]:
+    """Pack operations, in pieces of at most `size`."""
+    return [(ops.pack(cut), len(cut)) for cut in _cut(operations, size)]
+
+
+def _cut(items: list[_T], size: int) -> Iterator[list[_T]]:
+    return (items[at : at + size] for at in range(0, len(items), size))
+
+
+def collect(outcomes: list[ops.Outcome], pieces_: list[Piece], fmt: StreamFormat) -> Pcm:
     """Join the PCM of a call's pieces.
 
     Raises:
@@ -292,12 +307,13 @@ def collect(outcomes: list[ops.Outcome], operations_: list[Op], fmt: StreamForma
     joined = pcm.from_parts([outcome.pcm for outcome in outcomes], fmt)
     if all(min(outcome.results) >= 0 for outcome in outcomes):
         return joined  # nearly always, and without a look at every operation
+    operations = [op for blob, count in pieces_ for op in ops.unpack(blob, count)]
     results = [
         n
-        for n, op in zip(chain.from_iterable(o.results for o in outcomes), operations_, strict=True)
+        for n, op in zip(chain.from_iterable(o.results for o in outcomes), operations, strict=True)
         if op.kind is not OpKind.GAIN
     ]
-    packets = [op.packet for op in operations_ if op.kind is not OpKind.GAIN]
+    packets = [op.packet for op in operations if op.kind is not OpKind.GAIN]
     failures = {index: n for index, n in enumerate(results) if n < 0}
     index, code = next(iter(failures.items()))
     of = f" of {len(packets)}" if len(packets) > 1 else ""

@@ -9,6 +9,7 @@ from opuspool.ops import Op, OpKind
 from opuspool.streamformat import StreamFormat
 
 if TYPE_CHECKING:
+    from opuspool.calls import Piece
     from opuspool.oggopus import Link, Source
     from opuspool.pcm import Pcm
     from opuspool.streamformat import SampleType
@@ -39,11 +40,11 @@ class Plan:
         self.format = asked
         self._parts: list[Pcm] = []
 
-    def operations(self, link: Link) -> list[Op]:
-        """What decodes a link: its gain, where it has one, and its packets."""
+    def pieces(self, link: Link, size: int) -> list[Piece]:
+        """What decodes a link: its gain, where it has one, and at most `size` packets a piece."""
         gain = link.head.gain
-        first = [Op(OpKind.GAIN, ops.pack_gain(gain))] if gain else []
-        return first + calls.operations(link.packets)
+        first = [(ops.pack_one(Op(OpKind.GAIN, ops.pack_gain(gain))), 1)] if gain else []
+        return first + calls.packed_pieces(link.packets, size)
 
     def add(self, link: Link, raw: Pcm) -> None:
         """Take the raw PCM of a link, without its pre-skip and what its end trims."""

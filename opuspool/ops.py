@@ -87,11 +87,13 @@ WITH_PACKET = frozenset({int(OpKind.PACKET), int(OpKind.FEC)})
 
 def pack(ops: list[Op]) -> bytes:
     """Put operations into a blob."""
-    kinds, packets, frames = zip(*ops, strict=True) if ops else ((), (), ())
-    sizes = list(map(len, packets))
-    if any(kinds) or any(frames):  # else packets and nothing else, whose words are their lengths
-        sizes = [op.kind << 24 | op.frame << 16 | size for op, size in zip(ops, sizes, strict=True)]
-    return struct.pack(f"<{len(ops)}I", *sizes) + b"".join(packets)
+    words = [op.kind << 24 | op.frame << 16 | len(op.packet) for op in ops]
+    return struct.pack(f"<{len(words)}I", *words) + b"".join([op.packet for op in ops])
+
+
+def pack_packets(packets: list[bytes]) -> bytes:
+    """Put a PACKET operation for each packet, whose word is its length, into a blob."""
+    return struct.pack(f"<{len(packets)}I", *map(len, packets)) + b"".join(packets)
 
 
 _int = int.from_bytes

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self, cast, overload
 
-from opuspool import calls, ops
+from opuspool import calls
 from opuspool.base import PoolBase, check_open, close_stream, drain_slot, plan_file, replace_worker
 from opuspool.calls import Call, StreamState
 from opuspool.errors import PoolClosedError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
-    from opuspool.calls import Packet
+    from opuspool.calls import Packet, Piece
     from opuspool.config import Config
     from opuspool.connection import Connection
     from opuspool.eventloop import LoopDriver
@@ -182,7 +182,7 @@ class Pool(PoolBase):
             PoolClosedError: the utterance was not decoded.
         """
         fmt = StreamFormat(sample_rate, channels, dtype)
-        return self._decode(calls.operations(packets), fmt, timeout)
+        return self._decode(self._pieces(packets), fmt, timeout)
 
     def decode_file(
         self,
@@ -208,7 +208,8 @@ class Pool(PoolBase):
         """
         plan = plan_file(source, sample_rate, channels, dtype)
         for link in plan.links:
-            plan.add(link, self._decode(plan.operations(link), plan.format, timeout))
+            pieces = plan.pieces(link, self._config.requests.piece_packets)
+            plan.add(link, self._decode(pieces, plan.format, timeout))
         return plan.result()
 
     def status(self, timeout: float = 5.0) -> dict[str, Any]:
@@ -253,10 +254,10 @@ class Pool(PoolBase):
         self._connection.check()
         return Stream(self, StreamState(next(self._stream_ids), fmt))
 
-    def _decode(self, operations: list[Op], fmt: StreamFormat, timeout: float | None) -> Pcm:
+    def _decode(self, pieces: list[Piece], fmt: StreamFormat, timeout: float | None) -> Pcm:
         deadline = self._deadline(timeout)
         with self._stream(fmt) as stream:
-            return stream._run(operations, deadline, Flag.BULK)  # noqa: SLF001  its other half
+            return stream._run_pieces(pieces, deadline, Flag.BULK)  # noqa: SLF001  its other half
 
     @property
     def _connection(self) -> Connection:
@@ -316,23 +317,27 @@ class Stream:
             OpusPoolError: as in `decode`.
         """
         deadline = self._pool._deadline(timeout)  # noqa: SLF001  its other half
-        return self._run(calls.operations(packets), deadline)
+        return self._run_pieces(self._pool._pieces(packets), deadline)  # noqa: SLF001
 
     def close(self) -> None:
         """Give the decoder back; a second time does nothing."""
         close_stream(self._connection, self._state)
 
-    def _run(self, operations: list[Op], deadline: float, flags: int = 0) -> Pcm:
+    def _run(self, operations: list[Op], deadline: float) -> Pcm:
+        size = self._pool._config.requests.piece_packets  # noqa: SLF001  its other half
+        return self._run_pieces(calls.pieces(operations, size), deadline)
+
+    def _run_pieces(self, pieces: list[Piece], deadline: float, flags: int = 0) -> Pcm:
         state = self._state
         check_open(state)
-        requests = self._pool._config.requests  # noqa: SLF001  its other half
+        window = self._pool._config.requests.window_pieces  # noqa: SLF001  its other half
         waiting: deque[_ThreadCall] = deque()
         outcomes = []
-        for piece in calls.pieces(operations, requests.piece_packets):
-            call = _ThreadCall(state, ops.pack(piece), len(piece), flags, deadline)
+        for blob, count in pieces:
+            call = _ThreadCall(state, blob, count, flags, deadline)
             self._connection.submit(call)
             waiting.append(call)
-            if len(waiting) >= requests.window_pieces:
+            if len(waiting) >= window:
                 outcomes.append(waiting.popleft().outcome_when_complete())
         outcomes += [call.outcome_when_complete() for call in waiting]
-        return calls.collect(outcomes, operations, state.format)
+        return calls.collect(outcomes, pieces, state.format)

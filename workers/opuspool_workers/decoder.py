@@ -27,7 +27,7 @@ from opuspool_workers.libopus import (
     SIGNED_VALUES,
     UNSIGNED_VALUES,
 )
-from opuspool_workers.packets import violation
+from opuspool_workers.packets import MAX_FRAME_BYTES, violation
 
 if TYPE_CHECKING:
     from opuspool.streamformat import StreamFormat
@@ -71,11 +71,11 @@ class Decoder:
         self.packed = 2 if fmt.dtype == "float32" else 1
         self._lib = lib
         self._rate = fmt.sample_rate
-        self._frame_bytes = fmt.frame_bytes
+        self.frame_bytes = fmt.frame_bytes
         size = fmt.capacity * fmt.frame_bytes
         self._pcm = c_void_p(buffer.end - size)
         self._end = buffer.end
-        self._view = buffer.view[-size:]
+        self.view = buffer.view[-size:]
         self._decode = lib.decode_float if fmt.dtype == "float32" else lib.decode
         self._size = lib.get_size(fmt.channels)
         error = c_int()
@@ -106,9 +106,11 @@ class Decoder:
 
     def decode(self, packet: bytes) -> int:
         """As `run`, of a PACKET; at less cost."""
-        if violation(packet) is not None:
+        size = len(packet)
+        plain = 0 < size <= MAX_FRAME_BYTES and not packet[0] & 3  # the usual packet: one frame
+        if not plain and violation(packet) is not None:
             return INVALID_PACKET
-        return self._decode(self._state, packet, len(packet), self._pcm, self.capacity, 0)
+        return self._decode(self._state, packet, size, self._pcm, self.capacity, 0)
 
     def append_outcome(self, data: bytearray, samples: int) -> None:
         """Append the outcome of the last operation (ops.py), which has given that.
@@ -118,11 +120,11 @@ class Decoder:
         """
         data += _outcome_word(checked(samples, self))
         if samples > 0:
-            data += self._view[: samples * self._frame_bytes]
+            data += self.view[: samples * self.frame_bytes]
 
     def pcm(self, samples: int) -> memoryview:
         """The PCM of the last operation; valid until the next one of any decoder."""
-        return self._view[: samples * self._frame_bytes]
+        return self.view[: samples * self.frame_bytes]
 
     def final_range(self) -> int:
         """The range decoder's last state, which proves how a packet was read (RFC 6716, 6.1)."""
@@ -147,7 +149,7 @@ class Decoder:
         state, self._state = self._state, None
         if state is not None:
             self._decode = _refuse  # libopus would read address 0
-            self._view.release()
+            self.view.release()
             self._lib.destroy(state)
 
     def __enter__(self) -> Self:
@@ -168,17 +170,17 @@ class Decoder:
             return INVALID_PACKET
         state = self._live_state()
         samples = self._wanted(kind, data, frame & TOO_SHORT)
-        decode, width = self._decode, self._frame_bytes
+        decode, width = self._decode, self.frame_bytes
         if frame & AS_INT16 and decode is self._lib.decode_float:
             decode, width = self._lib.decode, width // 2
-        start = len(self._view) - samples * width
+        start = len(self.view) - samples * width
         pcm = c_void_p(self._end - samples * width)
         given = decode(state, data, len(data or b""), pcm, samples, int(kind is OpKind.FEC))
         if given <= 0 or given > samples:
             return given
         used = given * width  # whole samples of the stream's type: 2.5 ms are an even number
-        self._view[:used] = self._view[start : start + used]
-        return used // self._frame_bytes
+        self.view[:used] = self.view[start : start + used]
+        return used // self.frame_bytes
 
     def _wanted(self, kind: OpKind, data: bytes | None, units: int) -> int:
         """Samples per channel that an operation may give (PACKET) or has to (LOST, FEC)."""
@@ -211,8 +213,8 @@ class Decoder:
         value = self._lib.get(self._live_state(), request)
         if request in SIGNED_VALUES:
             value = ctypes.c_int32(value).value
-        VALUE.pack_into(self._view, 0, value)
-        return VALUE.size // self._frame_bytes
+        VALUE.pack_into(self.view, 0, value)
+        return VALUE.size // self.frame_bytes
 
     def _live_state(self) -> c_void_p:
         if self._state is None:

@@ -141,7 +141,7 @@ class Lanes:
         start = len(data)
         data += bytes(4 * count)
         run = partial(self._operation, decoder)
-        outcomes = operations.run(decoder, run, blob, count, self._words, data)
+        outcomes = operations.run_each(decoder, run, blob, count, self._words, data)
         struct.pack_into(f"<{count}i", data, start, *outcomes)
         ok = min(outcomes) >= 0
         frames = blob[2 : 4 * count : 4]

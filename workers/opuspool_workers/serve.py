@@ -121,7 +121,7 @@ class LeaseRunner:
 
     def _replay(self, _index: int, step: Step, payload: bytes) -> None:
         decoder = self._decoder(step.stream)
-        operations.run(decoder, decoder.run, payload, step.ops, self._words, None)
+        operations.run(decoder, payload, step.ops, self._words, None)
 
     def _decode_one(self, index: int, stream: int, payload: bytes) -> None:
         """As `_decode`, of one operation; done for every packet of a live stream."""
@@ -136,7 +136,7 @@ class LeaseRunner:
         decoder, data = self._decoder(stream), self._data
         start = len(data)
         data += bytes(4 * count)
-        outcomes = operations.run(decoder, decoder.run, payload, count, self._words, data)
+        outcomes = operations.run(decoder, payload, count, self._words, data)
         struct.pack_into(f"<{count}i", data, start, *outcomes)
         status = _OK if min(outcomes) >= 0 else _FAILED_OPS
         self._results.append((index, len(data) - start, count, status))

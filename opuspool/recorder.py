@@ -4,36 +4,29 @@ Shared memory without a name (it vanishes with its last user). The worker writes
 stores; the supervisor reads it when the worker is gone, or to see whether it still moves.
 
     word 0   lease      id of the lease in hand, 0 while idle, `LANE`: a client's batch is in hand
-    word 1   record     index of the lease's or batch's record in hand
+    word 1   record     index of the lease's or batch's record in hand; `NO_RECORD`: of none yet
     word 2   op         index of the packet within that record
     word 3   progress   grows with every packet; a hung worker's stands still
-
-Of work that came by a lane the supervisor knows nothing but what is written here:
-
-    word 4   batch      number of the batch in hand
-    word 5   token      of its stream
-    word 6   request    id of its request
-    word 7   word       of its operation, as in ops.py
-    word 8   written    packets written to the ring
     word 16  counts     what has been done by lanes, `LaneCounts`; each only grows
-    1024     ring       the latest packets, each as an operation: behind its word
+    1024     log        the latest batches of clients (batchlog.py), which only they and it know
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import struct
 import sys
 from bisect import bisect_left
+from collections import deque
 from typing import NamedTuple
 
 from opuspool import unnamedfile
+from opuspool.batchlog import NO_RECORD, BatchLog
 
 if sys.platform == "win32":
     from opuspool import winmemory
 
-LEASE, RECORD, OP, PROGRESS, BATCH, TOKEN, REQUEST, WORD, WRITTEN = range(9)
+LEASE, RECORD, OP, PROGRESS = range(4)
 
 LANE = (1 << 64) - 1
 """In place of a lease's id: what is in hand came by a lane."""
@@ -45,16 +38,12 @@ TICKS_PER_SECOND = 48_000
 """Audio is counted in the sample rate that all others divide."""
 
 _COUNTS = 16
-_RING = 1024
-_RING_PACKETS = 31
-_RING_BYTES = 1024
-"""Of a packet and the word before it; of a longer one only the word is kept."""
+_LOG = 1024
 
-_OPERATION_WORD = struct.Struct("<I")
-_IN_HAND = struct.Struct("<7Q")
-_IN_HAND_PACKET = struct.Struct("<8Q")
+KEPT_PACKETS = 31
+"""So many of the latest packets can be had, where the log still has their batches."""
 
-SIZE = _RING + _RING_PACKETS * _RING_BYTES  # whole pages
+SIZE = 64 * 1024  # whole pages
 
 
 class Position(NamedTuple):
@@ -140,34 +129,27 @@ class FlightRecorder:
             self._map = mmap.mmap(fd, SIZE)
             self._bytes = memoryview(self._map)
         self.words = self._bytes.cast("Q")
+        self._log = BatchLog(self._bytes[_LOG:])
 
-    def begin_batch(self, batch: int) -> None:
-        """A client's batch is in hand."""
+    def begin_batch(self, header: bytes, data: bytes | bytearray) -> None:
+        """A client's batch, by its two frames, is in hand."""
         words = self.words
-        words[RECORD] = words[OP] = words[TOKEN] = 0
-        words[BATCH] = batch
+        self._log.append(header, data)
+        words[RECORD] = NO_RECORD
+        words[OP] = 0
         words[PROGRESS] += 1  # first: whoever looks must not take this for the batch before
         words[LEASE] = LANE
 
-    def begin(self, record: int, batch: int, token: int, request: int, word: int) -> None:
-        """A record of a batch is in hand, at its first operation; as one store."""
-        progress = self.words[PROGRESS] + 1
-        _IN_HAND.pack_into(self._bytes, 8, record, 0, progress, batch, token, request, word)
+    def begin(self, record: int) -> None:
+        """A record of a batch is in hand, at its first operation."""
+        words = self.words
+        words[OP] = 0
+        words[RECORD] = record
+        words[PROGRESS] += 1
 
-    def begin_packet(self, record: int, batch: int, token: int, request: int, blob: bytes) -> None:
-        """As `begin` and `keep`, of a record that is one packet; `blob` is its operation."""
-        words, shared, size = self.words, self._bytes, len(blob)
-        written, progress = words[WRITTEN] + 1, words[PROGRESS] + 1
-        _write(shared, written, blob)
-        _IN_HAND_PACKET.pack_into(
-            shared, 8, record, 0, progress, batch, token, request, size - 4, written
-        )
-
-    def keep(self, packet: bytes) -> None:
-        """Write a packet to the ring, before it is run."""
-        written = self.words[WRITTEN] + 1
-        _write(self._bytes, written, _OPERATION_WORD.pack(len(packet)) + packet)
-        self.words[WRITTEN] = written
+    def strike_out(self) -> None:
+        """The operation in hand is not run: its packet is known as poison."""
+        self._log.strike_out(self.words[RECORD], self.words[OP])
 
     def end_batch(self, done: list[int], seconds: float) -> None:
         """The batch is done, took so long, and has done that: `ok` to `checkpoints`."""
@@ -182,7 +164,17 @@ class FlightRecorder:
 
     def position(self) -> Position:
         """Read where the worker is, or was when it died."""
-        return Position(*self.words[: WORD + 1].tolist())
+        lease, record, op, progress = self.words[: PROGRESS + 1].tolist()
+        newest = next(self._log.batches(), None) if lease == LANE else None
+        if newest is None:
+            return Position(lease, record, op, progress)
+        rows, batch = newest.message.rows, newest.message.tag
+        if record >= len(rows):
+            return Position(lease, record, op, progress, batch)
+        request, token, _, _, count, _, _ = rows[record]
+        if not count:  # a checkpoint is made
+            return Position(lease, record, op, progress, batch, token)
+        return Position(lease, record, op, progress, batch, token, request, newest.word(record, op))
 
     def counts(self) -> LaneCounts:
         """Read what has been done by lanes."""
@@ -190,31 +182,26 @@ class FlightRecorder:
         return LaneCounts._make([*found[:_PLAIN], tuple(found[_PLAIN:])])
 
     def kept(self) -> list[bytes | None]:
-        """The packets in the ring, the newest last; None: it was too long to be kept."""
-        written = self.words[WRITTEN]
-        return [self._kept(n) for n in range(max(0, written - _RING_PACKETS) + 1, written + 1)]
+        """The latest packets that came by lanes, the newest last; None: too long to be kept.
 
-    def _kept(self, number: int) -> bytes | None:
-        at = _RING + number % _RING_PACKETS * _RING_BYTES
-        (size,) = _OPERATION_WORD.unpack_from(self._bytes, at)
-        begin = at + _OPERATION_WORD.size
-        return (
-            bytes(self._bytes[begin : begin + size]) if begin + size <= at + _RING_BYTES else None
-        )
+        The newest is the one in hand, where one is.
+        """
+        lease, record, op = self.words[: OP + 1].tolist()
+        found: deque[bytes | None] = deque(maxlen=KEPT_PACKETS)
+        for batch in self._log.batches():
+            packets = batch.packets(record, op) if lease == LANE else batch.packets()
+            lease = 0  # only the newest can be in hand
+            found.extendleft(reversed(packets[len(found) - KEPT_PACKETS :]))
+            if len(found) == KEPT_PACKETS:
+                break
+        return list(found)
 
     def close(self) -> None:
         """Give the memory back."""
+        self._log.close()
         self.words.release()
         self._bytes.release()
         self._map.close()
-
-
-def _write(shared: memoryview, number: int, blob: bytes) -> None:
-    """Write an operation with a packet to the ring, as its `number`th."""
-    at = _RING + number % _RING_PACKETS * _RING_BYTES
-    if len(blob) > _RING_BYTES:
-        blob = blob[: _OPERATION_WORD.size]
-    shared[at : at + len(blob)] = blob
 
 
 def create() -> int:

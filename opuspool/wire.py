@@ -245,13 +245,15 @@ Frames = tuple[bytes, bytes]
 class Message(NamedTuple):
     """A message taken apart: `payloads()[i]` belongs to `rows[i]`.
 
-    A kind without records has its payload in `data`.
+    A kind without records has its payload in `data`. Of what came off the wire, `header` is the
+    first frame.
     """
 
     kind: Kind
     tag: int
     rows: Sequence[Row]
     data: bytes
+    header: bytes = b""
 
     @property
     def records(self) -> list[Any]:
@@ -323,15 +325,31 @@ def parse(frames: Sequence[bytes]) -> Message:
     if shape is None or len(header) < _HEADER.size:
         return _plain(*_read_header(header), header, data)
     kind, record, length_of = shape
+    tag, rows = _rows(header, kind, record)
+    if sum(map(length_of, rows)) != len(data):
+        raise WireError(f"lengths of {kind.name} do not add up to {len(data)} bytes of data")
+    return Message(kind, tag, rows, data, header)
+
+
+def parse_header(header: bytes) -> Message:
+    """Read the rows of a message that has records, and whose data is not at hand.
+
+    Raises:
+        WireError: the frame is not the header of one.
+    """
+    shape = _SHAPED.get(header[: _PREFIX.size])
+    if shape is None or len(header) < _HEADER.size:
+        raise WireError("not the header of a message with records")
+    return Message(shape[0], *_rows(header, shape[0], shape[1]), b"", header)
+
+
+def _rows(header: bytes, kind: Kind, record: struct.Struct) -> tuple[int, list[Row]]:
     count, tag = _COUNT_AND_TAG.unpack_from(header, _PREFIX.size)
     if count > MAX_RECORDS:
         raise WireError(f"{count} records, at most {MAX_RECORDS}")
     if len(header) != _HEADER.size + count * record.size:
         raise WireError(f"header of {len(header)} bytes for {count} records of {kind.name}")
-    rows = list(record.iter_unpack(header[_HEADER.size :]))
-    if sum(map(length_of, rows)) != len(data):
-        raise WireError(f"lengths of {kind.name} do not add up to {len(data)} bytes of data")
-    return Message(kind, tag, rows, data)
+    return tag, list(record.iter_unpack(header[_HEADER.size :]))
 
 
 def _read_header(header: bytes) -> tuple[Kind, int, int]:

@@ -344,14 +344,28 @@ def test_the_last_packets_are_kept_in_their_order(bench: Bench) -> None:
     assert bench.recorder.kept() == PACKETS[9:40]
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_a_packet_that_is_too_long_leaves_a_gap(bench: Bench, together: bool) -> None:
-    room = 1024 - 4
-    fits, long = b"\xff" * room, b"\xff" * (room + 1)
-    operations = plain([PACKETS[0], fits, long, PACKETS[1]])
-    for asked in [operations] if together else [[op] for op in operations]:
-        batch(bench, ask(asked))
-    assert bench.recorder.kept() == [PACKETS[0], fits, None, PACKETS[1]]
+def test_a_batch_that_is_too_long_leaves_a_gap(bench: Bench) -> None:
+    """Its position is known all the same."""
+    fits, long = [b"\xff" * 1000] * 10, [b"\xff" * 1000] * 70
+    for asked in (PACKETS[:1], fits, long, PACKETS[1:2]):
+        batch(bench, ask(plain(asked)))
+    assert bench.recorder.kept() == [PACKETS[0], *fits, None, PACKETS[1]]
+
+
+def test_in_a_batch_that_is_too_long_the_position_is_known(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Position] = []
+    decode = bench.runner.decoders[1]._decode
+
+    def spied(state: c_void_p, packet: bytes, *rest: object) -> int:
+        seen.append(bench.recorder.position())
+        return int(decode(state, packet, *rest))
+
+    monkeypatch.setattr(bench.runner.decoders[1], "_decode", spied)
+    batch(bench, ask(plain(PACKETS[:1])), ask(plain([b"\xff" * 1000] * 70 + PACKETS[1:2])))
+    assert [(at.record, at.op, at.token) for at in seen] == [(0, 0, TOKEN_A), (1, 70, TOKEN_A)]
+    assert {at.word >> 24 for at in seen} == {0xFF}  # no operation's
 
 
 def test_the_position_names_what_is_in_hand(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,6 +429,9 @@ def test_counts_that_cannot_be_are_none(garbage: LaneCounts) -> None:
 def test_a_recorder_full_of_garbage_can_be_read() -> None:
     """A wild process may have written anything there."""
     with memory() as record:
-        for at in range(16, 64):
+        for at in range(16, recorder.SIZE // 8):
             record.words[at] = (1 << 64) - 1
+        record.words[recorder.LEASE] = recorder.LANE
         assert record.counts().since(LaneCounts()) is None
+        assert record.kept() == []
+        assert record.position() == Position(recorder.LANE, 0, 0, 0)

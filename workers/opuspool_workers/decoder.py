@@ -27,7 +27,7 @@ from opuspool_workers.libopus import (
     SIGNED_VALUES,
     UNSIGNED_VALUES,
 )
-from opuspool_workers.packets import MAX_FRAME_BYTES, violation
+from opuspool_workers.packets import violation
 
 if TYPE_CHECKING:
     from opuspool.streamformat import StreamFormat
@@ -106,21 +106,27 @@ class Decoder:
 
     def decode(self, packet: bytes) -> int:
         """As `run`, of a PACKET; at less cost."""
-        size = len(packet)
-        plain = 0 < size <= MAX_FRAME_BYTES and not packet[0] & 3  # the usual packet: one frame
-        if not plain and violation(packet) is not None:
+        if violation(packet) is not None:
             return INVALID_PACKET
-        return self._decode(self._state, packet, size, self._pcm, self.capacity, 0)
+        return self._decode(self._state, packet, len(packet), self._pcm, self.capacity, 0)
 
-    def append_outcome(self, data: bytearray, samples: int) -> None:
+    def append_outcome(self, data: bytearray, samples: int) -> int:
         """Append the outcome of the last operation (ops.py), which has given that.
+
+        Returns:
+            Its bytes.
 
         Raises:
             ProtocolError: it claims more samples than there is room for.
         """
-        data += _outcome_word(checked(samples, self))
-        if samples > 0:
-            data += self.view[: samples * self.frame_bytes]
+        if samples > self.capacity:
+            checked(samples, self)
+        data += _outcome_word(samples)
+        if samples <= 0:
+            return 4
+        size = samples * self.frame_bytes
+        data += self.view[:size]
+        return 4 + size
 
     def pcm(self, samples: int) -> memoryview:
         """The PCM of the last operation; valid until the next one of any decoder."""

@@ -15,6 +15,7 @@ from opuspool import ops, wire
 from opuspool.digests import digest
 from opuspool.errors import WireError
 from opuspool.ops import AS_INT16, POISON
+from opuspool.recorder import OP, PROGRESS, RECORD
 from opuspool.wire import Kind, Status
 from opuspool_workers import operations
 
@@ -86,53 +87,51 @@ class Lanes:
         """
         began = time.perf_counter()
         self._done = [0] * len(_COUNTED)
-        record, number, sizes = self._record, batch.tag, self._refused_sizes
-        record.begin_batch(number)
-        rows: list[bytes] = []
+        self._record.begin_batch(batch.header, batch.data)
+        words, refused = self._words, self._refused_sizes
+        answers: list[bytes] = []
         data = bytearray()
         blobs = batch.payloads()
-        packets = ops.are_packets(blobs)
-        ticks = good = 0
+        are_packets = ops.are_packets(blobs)
+        good = ticks = 0
         for index, (row, blob, is_packet) in enumerate(
-            zip(batch.rows, blobs, packets, strict=True)
+            zip(batch.rows, blobs, are_packets, strict=True)
         ):
-            request, token, _, size, count, _, _ = row
+            request, token, _, length, count, _, _ = row
             decoder = self._lent.get(token)
-            if decoder is None or not is_packet or count != 1 or size - 4 in sizes:
-                rows.append(self._request(index, number, row, blob, data))
+            if decoder is None or not is_packet or count != 1 or length - 4 in refused:
+                answers.append(self._request(index, row, blob, data))
+                words[OP] = 0
                 continue
-            start = len(data)
-            record.begin_packet(index, number, token, request, blob)
+            words[RECORD] = index
+            words[PROGRESS] += 1
             samples = decoder.decode(blob[4:])
-            decoder.append_outcome(data, samples)
-            status = _OK
+            size = decoder.append_outcome(data, samples)
             if samples < 0:
-                status = self._count_failed(poison=False)
-            else:
-                ticks += samples * decoder.ticks
-                good += 1
-            rows.append(_row(request, len(data) - start, 1, status))
+                answers.append(_row(request, size, 1, self._count_failed(poison=False)))
+                continue
+            good += 1
+            ticks += samples * decoder.ticks
+            answers.append(_row(request, size, 1, _OK))
         self._count_good(good, good, ticks)
-        record.end_batch(self._done, time.perf_counter() - began)
-        return wire.pack_rows(Kind.ANSWERS, rows, [data], number)
+        self._record.end_batch(self._done, time.perf_counter() - began)
+        return wire.pack_rows(Kind.ANSWERS, answers, [data], batch.tag)
 
-    def _request(
-        self, index: int, batch: int, row: wire.Row, blob: bytes, data: bytearray
-    ) -> bytes:
+    def _request(self, index: int, row: wire.Row, blob: bytes, data: bytearray) -> bytes:
         """Run any request, append what it gives; returns its answer's row."""
         request, token, _, _, count, _, _ = row
-        start, record, decoder = len(data), self._record, self._lent.get(token)
+        start, decoder = len(data), self._lent.get(token)
         if decoder is None:
             return _failed(data, request, _CLOSED, "this worker does not have the stream")
         if not count:
-            record.begin(index, batch, token, 0, 0)
+            self._record.begin(index)
             self._save(decoder, data)
             return _row(token, len(data) - start, 0, _CHECKPOINT)
         try:
             ops.check(blob, count)
         except WireError as error:
             return _failed(data, request, _BAD_REQUEST, str(error))
-        record.begin(index, batch, token, request, int.from_bytes(blob[:4], "little"))
+        self._record.begin(index)
         status = self._several(decoder, blob, count, data)
         return _row(request, len(data) - start, count, status)
 
@@ -151,16 +150,15 @@ class Lanes:
 
     def _operation(self, decoder: Decoder, kind: OpKind, packet: bytes, frame: int) -> int:
         """Run an operation, unless its packet is known as poison; samples or a code."""
-        if packet:
-            if self._is_refused(packet):
-                return POISON
-            self._record.keep(packet)
+        if packet and self._is_refused(packet):
+            return POISON
         return decoder.run(kind, packet, frame)
 
     def _is_refused(self, packet: bytes) -> bool:
         """Whether a packet is known as poison; counted, if so."""
         if len(packet) not in self._refused_sizes or digest(packet) not in self._refused:
             return False
+        self._record.strike_out()
         self._done[_REFUSED] += 1
         return True
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from opuspool import ops
 from opuspool.ops import OpKind
-from opuspool.recorder import OP, PROGRESS, WORD
+from opuspool.recorder import OP, PROGRESS
 from opuspool.streamformat import MAX_PACKET_BYTES
 from opuspool_workers.decoder import checked
 
@@ -69,7 +69,6 @@ def run_each(
     at, progress = 4 * count, words[PROGRESS]
     for index, word in enumerate(ops.words_of(blob, count)):
         words[OP] = index
-        words[WORD] = word
         progress += 1
         words[PROGRESS] = progress
         end = at + (word & 0xFFFF)

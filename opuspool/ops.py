@@ -271,7 +271,7 @@ def are_whole(outcomes: list[bytes], formats: list[StreamFormat]) -> list[bool]:
     ]
 
 
-def check_outcome(blob: bytes, count: int, frame_bytes: int, capacity: int) -> None:
+def check_outcome(blob: bytes | memoryview, count: int, frame_bytes: int, capacity: int) -> None:
     """Check an outcome blob; no operation may claim more than `capacity` samples.
 
     Raises:

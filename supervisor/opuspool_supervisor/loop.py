@@ -225,7 +225,7 @@ class Supervisor:
             still = core.progress(process.serial, progress, now)
             by_lane = in_hand == recorder.LANE
             if still and (by_lane or slot.lease is not None):
-                waited = process.waited_seconds()
+                waited = process.waited_seconds(now)
                 unseen = not in_hand and not process.is_stopped()
                 core.stands_still(process.serial, waited, now, by_lane=by_lane, unseen=unseen)
         if self._next_count <= now:

@@ -67,6 +67,8 @@ class WorkerProcess:
         self._fault_fd = launched.fault_fd
         self._recorder = recorder.FlightRecorder(launched.recorder_fd)
         self._tail = bytearray()
+        self._ran = ""
+        self._waits_since = 0.0
 
     def progress(self) -> tuple[int, int]:
         """The lease in hand, `recorder.LANE` for a client's batch, or 0; how far it has counted."""
@@ -77,13 +79,21 @@ class WorkerProcess:
         """What it has done for clients by lanes."""
         return self._recorder.counts()
 
-    def waited_seconds(self) -> float:
-        """How long in its life it was ready to run and another process ran; 0: cannot be told."""
+    def waited_seconds(self, now: float) -> float:
+        """How long in its life it was ready to run and another process ran; 0: cannot be told.
+
+        The kernel counts a wait when it is over. One that goes on counts from the first look at it.
+
+        Args:
+            now: monotonic, seconds.
+        """
         try:
-            words = Path(f"/proc/{self.pid}/schedstat").read_text().split()
+            ran, waited, _ = Path(f"/proc/{self.pid}/schedstat").read_text().split()
         except OSError:  # not Linux, or a kernel that does not count it
             return 0.0
-        return int(words[1]) / 1e9  # proc(5) of Linux: nanoseconds
+        if ran != self._ran or self._status() != psutil.STATUS_RUNNING:  # or ready to
+            self._ran, self._waits_since = ran, now
+        return int(waited) / 1e9 + now - self._waits_since  # proc(5) of Linux: nanoseconds
 
     def kill(self, *, dump: bool) -> None:
         """End it: SIGABRT, which lets faulthandler write, or SIGKILL. Windows terminates it."""
@@ -95,9 +105,13 @@ class WorkerProcess:
 
     def is_stopped(self) -> bool:
         """Whether it was stopped by a signal: then it cannot write anything."""
+        return self._status() == psutil.STATUS_STOPPED
+
+    def _status(self) -> str:
+        """As psutil calls it; empty: it is gone."""
         with suppress(psutil.Error):
-            return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
-        return False
+            return str(psutil.Process(self.pid).status())
+        return ""
 
     def wait(self) -> Exit:
         """Keep its standard error's tail until it ends; blocks, for a thread of its own."""

@@ -36,7 +36,7 @@ def check(lease: Lease, results: Sequence[Row], data: bytes) -> None:
     """
     if len(results) != len(lease.expects):
         raise ResultsError(f"{len(results)} results where {len(lease.expects)} are due")
-    at = 0
+    at, view = 0, memoryview(data)  # the PCM is not copied to be looked at
     for (step, what), (number, size, count, status) in zip(lease.expects, results, strict=True):
         if number != step:
             raise ResultsError(f"a result of step {number} where step {step} is due")
@@ -45,11 +45,11 @@ def check(lease: Lease, results: Sequence[Row], data: bytes) -> None:
             if count != what.count or status > _FAILED_OPS:
                 raise ResultsError(f"step {step}: not the outcome of {what.count} operations")
             if count > 1 or not ops.is_whole(data, fmt.frame_bytes, fmt.capacity, at, size):
-                _check_outcome(data[at : at + size], count, fmt)
+                _check_outcome(view[at : at + size], count, fmt)
         at += size
 
 
-def _check_outcome(payload: bytes, count: int, fmt: StreamFormat) -> None:
+def _check_outcome(payload: memoryview, count: int, fmt: StreamFormat) -> None:
     try:
         ops.check_outcome(payload, count, fmt.frame_bytes, fmt.capacity)
     except WireError as error:

@@ -186,5 +186,6 @@ def test_growth_is_measured_in_all_its_directions(monkeypatch: pytest.MonkeyPatc
         ("length", 5),
     ]
     for row in rows:
-        idle = {"grows", "supervisor_us"}  # by lanes, it has nothing to do
-        assert all(value > 0 for key, value in row.items() if key not in idle)
+        assert row["packets_a_second"] > 0
+        # Each may have been too little for the system to count: it does so in hundredths.
+        assert row["client_us"] + row["supervisor_us"] + row["workers_us"] > 0

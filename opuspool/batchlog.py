@@ -145,13 +145,15 @@ class BatchLog:
         for _, batch in self._read():
             yield batch
 
-    def strike_out(self, record: int, op: int) -> None:
-        """An operation of the newest batch is not run: its packet is known as poison."""
+    def strike_out(self, record: int, op: int | None = None) -> None:
+        """A record of the newest batch is not run, or one operation of it."""
         for place, batch in self._read():
-            if batch.whole:
-                before = sum(row[3] for row in batch.message.rows[:record])
-                word = place.place % self._room + place.header + before + 4 * op
-                self._frames[word + 3] = OpKind.POISONED
+            rows, begin = batch.message.rows, place.place % self._room
+            if op is None:
+                wire.take_operations(self._frames[begin : begin + place.header], record)
+            elif batch.whole:
+                before = sum(row[3] for row in rows[:record])
+                self._frames[begin + place.header + before + 4 * op + 3] = OpKind.POISONED
             return
 
     def close(self) -> None:

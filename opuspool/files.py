@@ -41,10 +41,16 @@ class Plan:
         self._parts: list[Pcm] = []
 
     def pieces(self, link: Link, size: int) -> list[Piece]:
-        """What decodes a link: its gain, where it has one, and at most `size` packets a piece."""
+        """What decodes a link, at most `size` operations a piece.
+
+        A gain is set by the piece of the first packets: what is a request of its own has settled
+        by the time that they are tried again, and their worker does not count as fresh any more.
+        """
         gain = link.head.gain
-        first = [(ops.pack_one(Op(OpKind.GAIN, ops.pack_gain(gain))), 1)] if gain else []
-        return first + calls.packed_pieces(link.packets, size)
+        if not gain:
+            return calls.packed_pieces(link.packets, size)
+        first = Op(OpKind.GAIN, ops.pack_gain(gain))
+        return calls.pieces([first, *map(calls.operation, link.packets)], size)
 
     def add(self, link: Link, raw: Pcm) -> None:
         """Take the raw PCM of a link, without its pre-skip and what its end trims."""

@@ -43,7 +43,7 @@ _LOG = 1024
 KEPT_PACKETS = 31
 """So many of the latest packets can be had, where the log still has their batches."""
 
-SIZE = 64 * 1024  # whole pages
+SIZE = 256 * 1024  # whole pages; those that nobody touches take no memory
 
 
 class Position(NamedTuple):
@@ -147,7 +147,11 @@ class FlightRecorder:
         words[RECORD] = record
         words[PROGRESS] += 1
 
-    def strike_out(self) -> None:
+    def pass_over(self, record: int) -> None:
+        """A record of the batch is not run: its stream is not here."""
+        self._log.strike_out(record)
+
+    def refuse(self) -> None:
         """The operation in hand is not run: its packet is known as poison."""
         self._log.strike_out(self.words[RECORD], self.words[OP])
 
@@ -182,7 +186,7 @@ class FlightRecorder:
         return LaneCounts._make([*found[:_PLAIN], tuple(found[_PLAIN:])])
 
     def kept(self) -> list[bytes | None]:
-        """The latest packets that came by lanes, the newest last; None: too long to be kept.
+        """The latest packets that came by lanes, the newest last; None: those of a batch too long.
 
         The newest is the one in hand, where one is.
         """

@@ -343,6 +343,14 @@ def parse_header(header: bytes) -> Message:
     return Message(shape[0], *_rows(header, shape[0], shape[1]), b"", header)
 
 
+def take_operations(header: memoryview, index: int) -> None:
+    """Make a request in a header of REQUESTS one of no operations."""
+    shape = _SHAPES[Kind.REQUESTS].struct
+    at = _HEADER.size + index * shape.size
+    request = Request._make(shape.unpack_from(header, at))
+    shape.pack_into(header, at, *request._replace(ops=0))
+
+
 def _rows(header: bytes, kind: Kind, record: struct.Struct) -> tuple[int, list[Row]]:
     count, tag = _COUNT_AND_TAG.unpack_from(header, _PREFIX.size)
     if count > MAX_RECORDS:

@@ -91,6 +91,8 @@ def test_what_was_not_run_is_not_among_the_packets(log: BatchLog) -> None:
     log.append(*batch(7, [[10, 11], [12, 13, 14]]))
     log.strike_out(1, 1)
     assert [len(packet or b"") for packet in newest(log).packets()] == [10, 11, 12, 14]
+    log.strike_out(0)
+    assert [len(packet or b"") for packet in newest(log).packets()] == [12, 14]
 
 
 def test_what_is_no_batch_of_requests_ends_the_reading(log: BatchLog) -> None:

@@ -1070,6 +1070,21 @@ def test_a_worker_that_is_not_let_run_does_not_hang() -> None:
     assert waits(sent)
 
 
+def test_a_first_look_that_comes_late_convicts_nobody() -> None:
+    """Until then nobody has seen whether it waits; what hangs is found all the same."""
+    made = world(workers={"hang_seconds": 0.3})
+    sent = made.send(made.stream(), packets("a"))
+    made.turn()
+    made.turn(0.01)
+    made.turn(0.5)
+    assert made.kills == []
+    made.turn(0.1)
+    assert made.kills == []
+    made.turn(0.2)
+    assert [kill.reason for kill in made.kills] == ["hang"]
+    assert waits(sent)
+
+
 def test_a_lease_that_is_still_on_its_way_is_no_hang() -> None:
     """What carries it waits for a processor too, which nobody counts; but not forever."""
     made = world(workers={"hang_seconds": 0.3})

@@ -676,12 +676,12 @@ def test_a_limit_on_the_size_of_files(
     faulty: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a quota would: the write fails half-way."""
-    monkeypatch.setenv("OPUSPOOL_RECOVERY_CHECKPOINT_PACKETS", "2000")
+    monkeypatch.setenv("OPUSPOOL_RECOVERY_CHECKPOINT_PACKETS", "10000")
     with opuspool.Pool(workers=1) as pool, pool.stream() as stream:
         supervisor = pool.status()["supervisor"]["pid"]
         limit = recorder.SIZE
         resource.prlimit(supervisor, resource.RLIMIT_FSIZE, (limit, limit))
-        stream.decode_many(PACKETS * 12)  # in the report they are more than that
+        stream.decode_many(speech_packets(2.0, bitrate=64000) * 20)  # more than that, in the report
         refused(stream, "segv")
         assert stream.decode(PACKETS[30]).shape == (320,)
         wait_until(

@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 from oggfiles import LAST, TAGS, audio, head, headers, link, page, write
 from reference import ReferenceDecoder
 
-from opuspool import oggopus
+from opuspool import files, oggopus, ops
 from opuspool.errors import InvalidFileError
 from opuspool.oggopus import Link
+from opuspool.ops import Op, OpKind
 from opuspool.opusheader import OpusHead
 
 if TYPE_CHECKING:
@@ -426,6 +427,17 @@ def test_swapped_channels_are_refused() -> None:
 )
 def test_headers_that_we_can_follow(head_: bytes, tmp_path: Path) -> None:
     assert assert_same(write(headers(head_=head_) + audio(packets())), tmp_path) is not None
+
+
+def test_a_gain_is_set_by_the_piece_of_the_first_packets() -> None:
+    """Were it a request of its own, it would settle before a packet that kills is tried again."""
+    plan = files.Plan(write(headers(head_=head(gain=-256)) + audio(packets())), 16000, 1, "int16")
+    (link,) = plan.links
+    pieces = plan.pieces(link, 4)
+    assert [count for _, count in pieces[:-1]] == [4] * (len(pieces) - 1)
+    found = [op for blob, count in pieces for op in ops.unpack(blob, count)]
+    assert found[0] == Op(OpKind.GAIN, ops.pack_gain(-256))
+    assert [op.packet for op in found[1:]] == link.packets
 
 
 @needs_opusdec

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import faults
 import numpy as np
 import pytest
 from killing import check_books, deaths
+from oggfiles import audio, head, headers, write
 from recordings import speech_packets
 from reference import golden
 
@@ -146,3 +148,22 @@ def test_sigkill_by_a_packet_takes_twice_the_deaths_to_blame(faulty: Path) -> No
         with pytest.raises(opuspool.PoisonPacketError):
             stream.decode(faults.marker("kill"))
         assert pool.status()["counters"]["worker_restarts"]["killed"] == 4
+
+
+def test_a_killer_in_a_file_with_a_gain_is_quarantined(faulty: Path) -> None:
+    """As in one without: the gain is not a request of its own, which would settle before it."""
+    packets = [*PACKETS[:3], faults.marker("segv"), *PACKETS[3:60]]
+    file = write(headers(head_=head(gain=-256)) + audio(packets))
+
+    async def decode_three_times() -> dict[str, Any]:
+        async with opuspool.AsyncPool(workers=1) as pool:
+            for _ in range(3):
+                with pytest.raises(opuspool.PoisonPacketError) as caught:
+                    await pool.decode_file(file)
+                assert caught.value.index == 3
+            return await pool.status()
+
+    status = asyncio.run(decode_three_times())
+    assert deaths(status) == 2
+    assert status["counters"]["quarantine_hits"] == 2
+    check_books(status)

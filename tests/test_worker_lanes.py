@@ -346,7 +346,7 @@ def test_the_last_packets_are_kept_in_their_order(bench: Bench) -> None:
 
 def test_a_batch_that_is_too_long_leaves_a_gap(bench: Bench) -> None:
     """Its position is known all the same."""
-    fits, long = [b"\xff" * 1000] * 10, [b"\xff" * 1000] * 70
+    fits, long = [b"\xff" * 1000] * 10, [b"\xff" * 1000] * 300
     for asked in (PACKETS[:1], fits, long, PACKETS[1:2]):
         batch(bench, ask(plain(asked)))
     assert bench.recorder.kept() == [PACKETS[0], *fits, None, PACKETS[1]]
@@ -363,8 +363,8 @@ def test_in_a_batch_that_is_too_long_the_position_is_known(
         return int(decode(state, packet, *rest))
 
     monkeypatch.setattr(bench.runner.decoders[1], "_decode", spied)
-    batch(bench, ask(plain(PACKETS[:1])), ask(plain([b"\xff" * 1000] * 70 + PACKETS[1:2])))
-    assert [(at.record, at.op, at.token) for at in seen] == [(0, 0, TOKEN_A), (1, 70, TOKEN_A)]
+    batch(bench, ask(plain(PACKETS[:1])), ask(plain([b"\xff" * 1000] * 300 + PACKETS[1:2])))
+    assert [(at.record, at.op, at.token) for at in seen] == [(0, 0, TOKEN_A), (1, 300, TOKEN_A)]
     assert {at.word >> 24 for at in seen} == {0xFF}  # no operation's
 
 
@@ -403,6 +403,7 @@ def test_a_new_batch_is_not_taken_for_the_stream_before(
     batch(bench, ask(plain(PACKETS[:1]), UNKNOWN), number=BATCH + 1)
     [at] = seen
     assert (at.lease, at.batch, at.token) == (recorder.LANE, BATCH + 1, 0)
+    assert bench.recorder.kept() == PACKETS[:1], "what was not run is not among them"
 
 
 def test_counts_since_are_what_has_come() -> None:

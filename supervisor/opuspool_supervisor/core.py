@@ -242,11 +242,14 @@ class Core:
         if slot is None or slot.worker is None:
             return
         watch = slot.worker.watch
+        hang_seconds = self._config.workers.hang_seconds
+        most = max(UNSEEN_SECONDS, 2 * hang_seconds) if unseen else hang_seconds
         if watch.waited is None:
             watch.waited = waited
+            if now - watch.moved > most:  # looked at too late: who knows how long it has waited
+                watch.moved = now - hang_seconds * STILL_SHARE
         could_run = now - watch.moved - (waited - watch.waited)
-        hang_seconds = self._config.workers.hang_seconds
-        if could_run > (max(UNSEEN_SECONDS, 2 * hang_seconds) if unseen else hang_seconds):
+        if could_run > most:
             idle = not by_lane and slot.lease is not None and slot.lease.canary
             self._kill(slot, "heartbeat" if idle else "hang", now, dump=True)
 

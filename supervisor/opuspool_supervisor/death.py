@@ -20,7 +20,8 @@ class Death:
         fault_text: what faulthandler wrote.
         stderr_tail: the end of its standard error.
         by_lane: what it had done for clients by lanes; None: that cannot be read.
-        kept: the packets that it ran last for them, the newest last; None: a long one.
+        kept: the packets that it ran last for them, the newest last; None: those of a
+            batch that was too long to be kept.
     """
 
     reason: str

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 STDERR_TAIL_BYTES = 64 * 1024
 """Of a worker's standard error, this much is kept."""
 
+LOOK_SECONDS = 1.0
+"""Between two looks that are further apart, a worker may have slept."""
+
 FAULT_TEXT_BYTES = 64 * 1024
 """Of faulthandler's text, this much is read."""
 
@@ -68,7 +71,7 @@ class WorkerProcess:
         self._recorder = recorder.FlightRecorder(launched.recorder_fd)
         self._tail = bytearray()
         self._ran = ""
-        self._waits_since = 0.0
+        self._waits_since = self._looked = 0.0
 
     def progress(self) -> tuple[int, int]:
         """The lease in hand, `recorder.LANE` for a client's batch, or 0; how far it has counted."""
@@ -89,9 +92,13 @@ class WorkerProcess:
         """
         try:
             ran, waited, _ = Path(f"/proc/{self.pid}/schedstat").read_text().split()
-        except OSError:  # not Linux, or a kernel that does not count it
+        except (OSError, ValueError):  # not Linux
             return 0.0
-        if ran != self._ran or self._status() != psutil.STATUS_RUNNING:  # or ready to
+        if ran == "0":  # a kernel that does not count it
+            return 0.0
+        looked, self._looked = self._looked, now
+        runnable = self._status() == psutil.STATUS_RUNNING  # running, or ready to
+        if ran != self._ran or now - looked > LOOK_SECONDS or not runnable:
             self._ran, self._waits_since = ran, now
         return int(waited) / 1e9 + now - self._waits_since  # proc(5) of Linux: nanoseconds
 

@@ -122,6 +122,7 @@ class Lanes:
         request, token, _, _, count, _, _ = row
         start, decoder = len(data), self._lent.get(token)
         if decoder is None:
+            self._record.pass_over(index)
             return _failed(data, request, _CLOSED, "this worker does not have the stream")
         if not count:
             self._record.begin(index)
@@ -158,7 +159,7 @@ class Lanes:
         """Whether a packet is known as poison; counted, if so."""
         if len(packet) not in self._refused_sizes or digest(packet) not in self._refused:
             return False
-        self._record.strike_out()
+        self._record.refuse()
         self._done[_REFUSED] += 1
         return True
 

@@ -96,18 +96,6 @@ class Batch(NamedTuple):
         return packets
 
 
-class _Place(NamedTuple):
-    """Where a batch is."""
-
-    place: int
-    header: int
-    data: int
-
-    @property
-    def end(self) -> int:
-        return self.place + self.header + self.data
-
-
 class BatchLog:
     """The log, seen from either side.
 
@@ -121,6 +109,7 @@ class BatchLog:
         self._room = len(self._frames)
         self._begun = 0
         self._end = 0
+        self._newest = 0, 0, False
 
     def append(self, header: bytes, data: bytes | bytearray) -> None:
         """Write a batch, before it is run; of one that is too long, only its header."""
@@ -136,47 +125,42 @@ class BatchLog:
         frames[at : at + head] = header
         frames[at + head : at + head + body] = data[:body]
         self._end = place + head + body
+        self._newest = at, at + head, len(data) == body
         self._begun += 1
         _ENTRY.pack_into(self._entries, _entry_at(self._begun), place, head, body)
         _BEGUN.pack_into(self._entries, 0, self._begun)
 
     def batches(self) -> Iterator[Batch]:
         """The batches that are still there, the newest first."""
-        for _, batch in self._read():
-            yield batch
+        (begun,) = _BEGUN.unpack_from(self._entries)
+        end: int | None = None
+        for number in range(begun, max(0, begun - _ENTRIES), -1):
+            place, head, body = _ENTRY.unpack_from(self._entries, _entry_at(number))
+            end = place + head + body if end is None else end
+            at = place % self._room
+            middle = at + head
+            if end - place > self._room or middle + body > self._room:
+                return
+            header, data = self._frames[at:middle], self._frames[middle : middle + body]
+            try:
+                yield Batch.read(bytes(header), bytes(data))
+            except WireError:
+                return
 
     def strike_out(self, record: int, op: int | None = None) -> None:
-        """A record of the newest batch is not run, or one operation of it."""
-        for place, batch in self._read():
-            rows, begin = batch.message.rows, place.place % self._room
-            if op is None:
-                wire.take_operations(self._frames[begin : begin + place.header], record)
-            elif batch.whole:
-                before = sum(row[3] for row in rows[:record])
-                self._frames[begin + place.header + before + 4 * op + 3] = OpKind.POISONED
-            return
+        """A record of the batch that was written last is not run, or one operation of it."""
+        begin, end, whole = self._newest
+        header = self._frames[begin:end]
+        if op is None:
+            wire.take_operations(header, record)
+        elif whole:
+            before = sum([row[3] for row in wire.parse_header(bytes(header)).rows[:record]])
+            self._frames[end + before + 4 * op + 3] = OpKind.POISONED
 
     def close(self) -> None:
         """Let go of the memory."""
         self._entries.release()
         self._frames.release()
-
-    def _read(self) -> Iterator[tuple[_Place, Batch]]:
-        (begun,) = _BEGUN.unpack_from(self._entries)
-        end: int | None = None
-        for number in range(begun, max(0, begun - _ENTRIES), -1):
-            place = _Place(*_ENTRY.unpack_from(self._entries, _entry_at(number)))
-            end = place.end if end is None else end
-            at = place.place % self._room
-            middle = at + place.header
-            if end - place.place > self._room or middle + place.data > self._room:
-                return
-            header, data = self._frames[at:middle], self._frames[middle : middle + place.data]
-            try:
-                batch = Batch.read(bytes(header), bytes(data))
-            except WireError:
-                return
-            yield place, batch
 
 
 def _entry_at(number: int) -> int:

@@ -336,7 +336,7 @@ def test_int16_of_an_int16_stream_is_not_counted_twice(bench: Bench) -> None:
 
 
 def test_the_last_packets_are_kept_in_their_order(bench: Bench) -> None:
-    """Losses have none; only the newest are there when the ring has come round."""
+    """Losses have none; only so many of the newest can be had."""
     batch(bench, ask([*plain(PACKETS[:2]), LOSS]), ask(plain(PACKETS[2:3])))
     assert bench.recorder.kept() == PACKETS[:3]
     for packet in PACKETS[3:40]:

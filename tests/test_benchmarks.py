@@ -179,13 +179,12 @@ def test_growth_is_measured_in_all_its_directions(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(growth, "STREAMS", (3,))
     monkeypatch.setattr(growth, "WORKERS", (1,))
     monkeypatch.setattr(growth, "LENGTHS", (5,))
-    rows = asyncio.run(growth.grow(1, 0.3))
+    rows = asyncio.run(growth.grow(1, 1.0))  # CPU time is counted in hundredths of a second
     assert [(row["grows"], row["to"]) for row in rows] == [
         ("streams", 3),
         ("workers", 1),
         ("length", 5),
     ]
     for row in rows:
-        assert row["packets_a_second"] > 0
-        # Each may have been too little for the system to count: it does so in hundredths.
-        assert row["client_us"] + row["supervisor_us"] + row["workers_us"] > 0
+        idle = {"grows", "supervisor_us"}  # by lanes, it has nothing to do
+        assert all(value > 0 for key, value in row.items() if key not in idle)

@@ -346,7 +346,7 @@ def test_the_last_packets_are_kept_in_their_order(bench: Bench) -> None:
 
 def test_a_batch_that_is_too_long_leaves_a_gap(bench: Bench) -> None:
     """Its position is known all the same."""
-    fits, long = [b"\xff" * 1000] * 10, [b"\xff" * 1000] * 300
+    fits, long = [b"\xff" * 1275] * 10, [b"\xff" * 1000] * 300
     for asked in (PACKETS[:1], fits, long, PACKETS[1:2]):
         batch(bench, ask(plain(asked)))
     assert bench.recorder.kept() == [PACKETS[0], *fits, None, PACKETS[1]]

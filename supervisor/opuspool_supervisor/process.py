@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 STDERR_TAIL_BYTES = 64 * 1024
 """Of a worker's standard error, this much is kept."""
 
-LOOK_SECONDS = 1.0
-"""Between two looks that are further apart, a worker may have slept."""
-
 FAULT_TEXT_BYTES = 64 * 1024
 """Of faulthandler's text, this much is read."""
+
+LOOK_SECONDS = 1.0
+"""Between two looks that are further apart, a worker may have slept."""
 
 
 @dataclass(frozen=True, slots=True)

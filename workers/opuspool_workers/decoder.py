@@ -71,11 +71,11 @@ class Decoder:
         self.packed = 2 if fmt.dtype == "float32" else 1
         self._lib = lib
         self._rate = fmt.sample_rate
-        self.frame_bytes = fmt.frame_bytes
+        self._frame_bytes = fmt.frame_bytes
         size = fmt.capacity * fmt.frame_bytes
         self._pcm = c_void_p(buffer.end - size)
         self._end = buffer.end
-        self.view = buffer.view[-size:]
+        self._view = buffer.view[-size:]
         self._decode = lib.decode_float if fmt.dtype == "float32" else lib.decode
         self._size = lib.get_size(fmt.channels)
         error = c_int()
@@ -120,17 +120,17 @@ class Decoder:
             ProtocolError: it claims more samples than there is room for.
         """
         if samples > self.capacity:
-            checked(samples, self)
+            raise too_many(samples, self)
         data += _outcome_word(samples)
         if samples <= 0:
             return 4
-        size = samples * self.frame_bytes
-        data += self.view[:size]
-        return 4 + size
+        pcm = self.pcm(samples)
+        data += pcm
+        return 4 + len(pcm)
 
     def pcm(self, samples: int) -> memoryview:
         """The PCM of the last operation; valid until the next one of any decoder."""
-        return self.view[: samples * self.frame_bytes]
+        return self._view[: samples * self._frame_bytes]
 
     def final_range(self) -> int:
         """The range decoder's last state, which proves how a packet was read (RFC 6716, 6.1)."""
@@ -155,7 +155,7 @@ class Decoder:
         state, self._state = self._state, None
         if state is not None:
             self._decode = _refuse  # libopus would read address 0
-            self.view.release()
+            self._view.release()
             self._lib.destroy(state)
 
     def __enter__(self) -> Self:
@@ -176,17 +176,17 @@ class Decoder:
             return INVALID_PACKET
         state = self._live_state()
         samples = self._wanted(kind, data, frame & TOO_SHORT)
-        decode, width = self._decode, self.frame_bytes
+        decode, width = self._decode, self._frame_bytes
         if frame & AS_INT16 and decode is self._lib.decode_float:
             decode, width = self._lib.decode, width // 2
-        start = len(self.view) - samples * width
+        start = len(self._view) - samples * width
         pcm = c_void_p(self._end - samples * width)
         given = decode(state, data, len(data or b""), pcm, samples, int(kind is OpKind.FEC))
         if given <= 0 or given > samples:
             return given
         used = given * width  # whole samples of the stream's type: 2.5 ms are an even number
-        self.view[:used] = self.view[start : start + used]
-        return used // self.frame_bytes
+        self._view[:used] = self._view[start : start + used]
+        return used // self._frame_bytes
 
     def _wanted(self, kind: OpKind, data: bytes | None, units: int) -> int:
         """Samples per channel that an operation may give (PACKET) or has to (LOST, FEC)."""
@@ -219,8 +219,8 @@ class Decoder:
         value = self._lib.get(self._live_state(), request)
         if request in SIGNED_VALUES:
             value = ctypes.c_int32(value).value
-        VALUE.pack_into(self.view, 0, value)
-        return VALUE.size // self.frame_bytes
+        VALUE.pack_into(self._view, 0, value)
+        return VALUE.size // self._frame_bytes
 
     def _live_state(self) -> c_void_p:
         if self._state is None:
@@ -245,12 +245,6 @@ def _refuse(*_: object) -> NoReturn:
     raise ValueError("this decoder is closed")
 
 
-def checked(samples: int, decoder: Decoder) -> int:
-    """The samples, or the code, that an operation has given.
-
-    Raises:
-        ProtocolError: it claims more than there is room for.
-    """
-    if samples > decoder.capacity:
-        raise ProtocolError(f"libopus claims {samples} samples, at most {decoder.capacity} fit")
-    return samples
+def too_many(samples: int, decoder: Decoder) -> ProtocolError:
+    """What is wrong where an operation claims more samples than there is room for."""
+    return ProtocolError(f"libopus claims {samples} samples, at most {decoder.capacity} fit")

@@ -8,7 +8,7 @@ from opuspool import ops
 from opuspool.ops import OpKind
 from opuspool.recorder import OP, PROGRESS
 from opuspool.streamformat import MAX_PACKET_BYTES
-from opuspool_workers.decoder import checked
+from opuspool_workers.decoder import too_many
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,8 +39,7 @@ def run(
         return run_each(decoder, decoder.run, blob, count, words, pcm)
     # Packets and nothing else: what is done for each of an utterance's, at less cost.
     outcomes: list[int] = []
-    decode, view = decoder.decode, decoder.view
-    capacity, width = decoder.capacity, decoder.frame_bytes
+    decode, capacity = decoder.decode, decoder.capacity
     at, progress = 4 * count, words[PROGRESS]
     for index, size in enumerate(sizes):
         progress += 1
@@ -49,9 +48,9 @@ def run(
         samples = decode(blob[at : at + size])
         at += size
         if samples > capacity:
-            checked(samples, decoder)
+            raise too_many(samples, decoder)
         if samples > 0 and pcm is not None:
-            pcm += view[: samples * width]
+            pcm += decoder.pcm(samples)
         outcomes.append(samples)
     return outcomes
 
@@ -74,7 +73,9 @@ def run_each(
         end = at + (word & 0xFFFF)
         samples = operation(OP_KINDS[word >> 24], blob[at:end], word >> 16 & 0xFF)
         at = end
-        outcomes.append(checked(samples, decoder))
+        if samples > decoder.capacity:
+            raise too_many(samples, decoder)
+        outcomes.append(samples)
         if pcm is not None and samples > 0:
             pcm += decoder.pcm(samples)
     return outcomes

@@ -125,12 +125,11 @@ class LeaseRunner:
 
     def _decode_one(self, index: int, stream: int, payload: bytes) -> None:
         """As `_decode`, of one operation; done for every packet of a live stream."""
-        decoder, data = self._decoder(stream), self._data
-        start = len(data)
+        decoder = self._decoder(stream)
         samples = decoder.run(OP_KINDS[payload[3]], payload[4:], payload[2])
-        decoder.append_outcome(data, samples)
+        size = decoder.append_outcome(self._data, samples)
         status = _OK if samples >= 0 else _FAILED_OPS
-        self._results.append((index, len(data) - start, 1, status))
+        self._results.append((index, size, 1, status))
 
     def _decode(self, index: int, stream: int, count: int, payload: bytes) -> None:
         decoder, data = self._decoder(stream), self._data
